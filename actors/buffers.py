@@ -1,0 +1,87 @@
+"""The loop's side of the rollout buffer: survives the death of the buffer's actor."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from funicular.actors.buffer import Filling, buffer_actor
+from funicular.cluster.supervise import RestartBudget
+
+
+class RolloutBuffer:
+    """Reserves, fills, takes and releases slots in order, on whichever buffer actor is alive.
+
+    It holds every unreleased filling itself, so that a new actor can be given what the dead one had.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_staleness: int,
+        groups_per_step: int,
+        budget: RestartBudget,
+        released: int = 0,
+        make_actor: Callable[[int, int], Any] = buffer_actor,
+    ) -> None:
+        self.groups_per_step = groups_per_step
+        self.capacity = (max_staleness + 1) * groups_per_step
+        self.released = released
+        self._next_slot = released
+        self._held: dict[int, Filling] = {}
+        self._budget = budget
+        self._make_actor = make_actor
+        self._actor = make_actor(self.capacity, released)
+
+    async def reserve(self) -> int:
+        """The next slot, once it may be worked on. One caller at a time: slots are admitted in order."""
+        slot = self._next_slot
+        await self._ask(lambda actor: actor.admit.remote(slot))
+        self._next_slot = slot + 1
+        return slot
+
+    async def fill(self, filling: Filling) -> None:
+        """Put a group, or word of its failure, into its slot."""
+        self._held[filling.slot] = filling
+        await self._ask(lambda actor: actor.fill.remote(filling))
+
+    async def take(self) -> tuple[Filling, ...]:
+        """The next training batch: `groups_per_step` fillings in slot order. They stay held until released."""
+        first = self.released
+        await self._ask(lambda actor: actor.take.remote(first, self.groups_per_step))
+        return tuple(self._held[slot] for slot in range(first, first + self.groups_per_step))
+
+    async def empty(self, slot: int) -> None:
+        """Forget a slot's content, to be filled again."""
+        del self._held[slot]
+        await self._ask(lambda actor: actor.empty.remote(slot))
+
+    async def release(self) -> None:
+        """Release the batch that was taken last: the weights that it made are committed."""
+        self.released += self.groups_per_step
+        for slot in [slot for slot in self._held if slot < self.released]:
+            del self._held[slot]
+        upto = self.released
+        await self._ask(lambda actor: actor.release.remote(upto))
+
+    def waiting_slots(self) -> list[int]:
+        """Reserved slots not filled yet, oldest first."""
+        return [slot for slot in range(self.released, self._next_slot) if slot not in self._held]
+
+    async def _ask(self, request: Callable[[Any], Awaitable[Any]]) -> Any:
+        while True:
+            actor = self._actor
+            try:
+                return await request(actor)
+            except RayActorError as error:
+                await self._replace(actor, str(error).splitlines()[0])
+
+    async def _replace(self, dead: Any, reason: str) -> None:
+        if self._actor is not dead:  # another waiting call has replaced it already
+            return
+        self._budget.spend("buffer", reason)
+        self._actor = self._make_actor(self.capacity, self.released)
+        for filling in list(self._held.values()):
+            await self._ask(lambda actor, filling=filling: actor.fill.remote(filling))

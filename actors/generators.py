@@ -1,0 +1,267 @@
+"""The generators as one service: the least loaded takes the next group; a dead or distrusted one is rebuilt.
+
+A member is `starting` until its engine answers, `waiting` until it has committed the newest weights, then `serving`.
+Whatever goes wrong with it, its groups fail (the loop draws them again), the actor is killed and a new one takes its
+name, loads the newest published weights and joins. The run stops only when the restart budget is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from funicular.actors.config import WeightSyncConfig
+from funicular.actors.errors import GroupFailed, RunStopped
+from funicular.actors.types import GenerationRecord, GenerationRequest
+from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
+from funicular.cluster.calls import DeadlineExceeded, call
+from funicular.cluster.supervise import RestartBudget
+
+log = logging.getLogger(__name__)
+
+HEALTH_PERIOD_S = 15.0
+HEALTH_DEADLINE_S = 120.0
+"""A busy event loop answers late; only one that is stuck does not answer at all."""
+
+
+@dataclass(eq=False)
+class _Member:
+    name: str
+    actor: Any
+    state: str = "starting"
+    in_flight: int = 0
+    installs: int = 0
+    """Installs ever asked of this actor: each has its own label in the engine."""
+
+
+class Generators:
+    """Routes groups to generators and keeps every generator on verified weights.
+
+    Args:
+        make_actor: starts the Ray actor for a name; the engine starts with its `start()`.
+        count: number of generators.
+        budget: restarts that the run survives.
+    """
+
+    def __init__(
+        self,
+        make_actor: Callable[[str], Any],
+        *,
+        count: int,
+        start_deadline_s: float,
+        sync: WeightSyncConfig,
+        budget: RestartBudget,
+    ) -> None:
+        self._make_actor = make_actor
+        self._start_deadline_s = start_deadline_s
+        self._sync = sync
+        self._budget = budget
+        self._members = [_Member(f"generator-{i}", make_actor(f"generator-{i}")) for i in range(count)]
+        self._changed = asyncio.Condition()
+        self._newest: PublishedWeights | None = None
+        self._fatal: Exception | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._busy = _BusyClock(count)
+
+    async def start(self) -> None:
+        """Start every engine; returns when all answer. A generator that dies meanwhile is started again."""
+        await asyncio.gather(*(self._start(member) for member in self._members))
+        self._spawn(self._watch_health())
+
+    async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, Any]:
+        """Have one group generated.
+
+        Returns:
+            The record, and the reference to the payload, which the caller owns.
+
+        Raises:
+            GroupFailed: this group could not be generated; says whether to try its task again.
+            RunStopped: no generator can be brought back.
+        """
+        member = await self._least_loaded()
+        member.in_flight += 1
+        self._busy.change(+1 if member.in_flight == 1 else 0)
+        try:
+            record_ref, payload_ref = member.actor.generate.options(num_returns=2).remote(request)
+            # No deadline here: the generator itself watches for progress, and the health watch for the generator.
+            record = await call(record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}")
+            return record, payload_ref
+        except RayActorError as error:
+            self._distrust(member, _first_line(error))
+            raise GroupFailed("generator_died", f"{member.name}: {_first_line(error)}") from error
+        except GroupFailed as error:
+            if error.reason == "engine_died":
+                self._distrust(member, str(error))
+            raise
+        finally:
+            member.in_flight -= 1
+            self._busy.change(-1 if member.in_flight == 0 else 0)
+
+    async def install(self, weights: PublishedWeights) -> list[SyncRecord]:
+        """Have every live generator load, verify and commit these weights, each at its own pace.
+
+        One that fails is rebuilt in the background and joins with the newest weights. Returns when at least one
+        serves them, with the records of those that committed now.
+        """
+        self._newest = weights
+        ready = [m for m in self._members if m.state in ("waiting", "serving")]
+        records = await asyncio.gather(*(self._install_or_distrust(member, weights) for member in ready))
+        await self._least_loaded()
+        return [record for record in records if record is not None]
+
+    async def abort_all(self, reason: str) -> None:
+        """Abort every running request: their groups fail with `reason`."""
+        serving = [m for m in self._members if m.state in ("waiting", "serving")]
+        for member in serving:
+            try:
+                await call(member.actor.abort_all.remote(reason), deadline_s=60, what=f"{member.name}: abort")
+            except (RayActorError, DeadlineExceeded) as error:
+                self._distrust(member, _first_line(error))
+
+    async def metrics(self) -> dict[str, float]:
+        """Number of serving generators and the fraction of time that generators had nothing to do."""
+        serving = sum(m.state == "serving" for m in self._members)
+        return {"perf/generator_idle_frac": self._busy.idle_fraction(), "generators/serving": float(serving)}
+
+    async def stop(self) -> None:
+        """End the health watch and kill every actor."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for member in self._members:
+            ray.kill(member.actor)
+
+    async def _start(self, member: _Member) -> None:
+        while True:
+            try:
+                what = f"{member.name}: engine start"
+                await call(member.actor.start.remote(), deadline_s=self._start_deadline_s, what=what)
+                member.state = "waiting"
+                return
+            except (RayActorError, DeadlineExceeded) as error:
+                self._recreate(member, _first_line(error))
+
+    async def _least_loaded(self) -> _Member:
+        def serving() -> list[_Member]:
+            return [m for m in self._members if m.state == "serving"]
+
+        async with self._changed:
+            deadline_s = 2 * self._start_deadline_s
+            try:
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: bool(serving()) or self._fatal is not None), deadline_s
+                )
+            except TimeoutError as error:
+                raise DeadlineExceeded("any generator to serve", deadline_s) from error
+        if self._fatal is not None:
+            raise self._fatal
+        return min(serving(), key=lambda m: m.in_flight)
+
+    async def _install_or_distrust(self, member: _Member, weights: PublishedWeights) -> SyncRecord | None:
+        failure = ""
+        for _ in range(self._sync.attempts):
+            member.installs += 1
+            actor = member.actor
+            try:
+                what = f"{member.name}: version {weights.manifest.version}"
+                ref = actor.install.remote(weights, member.installs)
+                record = await call(ref, deadline_s=self._sync.deadline_s, what=what)
+            except WeightSyncError as error:
+                failure = str(error)
+                log.warning("%s: %s; sending version %d again", member.name, error, weights.manifest.version)
+            except (RayActorError, DeadlineExceeded) as error:
+                failure = _first_line(error)
+                break
+            else:
+                await self._set_state(member, "serving")
+                return record
+        self._distrust(member, failure)
+        return None
+
+    def _distrust(self, member: _Member, reason: str) -> None:
+        if member.state in ("serving", "waiting"):
+            member.state = "starting"
+            self._spawn(self._rebuild(member, reason))
+
+    async def _rebuild(self, member: _Member, reason: str) -> None:
+        self._recreate(member, reason)
+        await self._start(member)
+        while member.state == "waiting" and self._newest is not None:
+            newest = self._newest
+            if await self._install_or_distrust(member, newest) is None:
+                return  # it was distrusted again, and another rebuild is under way
+            if newest is not self._newest:
+                member.state = "waiting"  # a version was published while this one loaded
+
+    def _recreate(self, member: _Member, reason: str) -> None:
+        log.warning("%s is rebuilt: %s", member.name, reason)
+        self._budget.spend(member.name, reason)
+        ray.kill(member.actor)
+        member.actor = self._make_actor(member.name)
+        member.installs = 0
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            for member in self._members:
+                if member.state != "serving":
+                    continue
+                try:
+                    what = f"{member.name}: health"
+                    await call(member.actor.health.remote(), deadline_s=HEALTH_DEADLINE_S, what=what)
+                except (RayActorError, DeadlineExceeded, GroupFailed) as error:
+                    self._distrust(member, _first_line(error))
+
+    async def _set_state(self, member: _Member, state: str) -> None:
+        async with self._changed:
+            member.state = state
+            self._changed.notify_all()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._guarded(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            async with self._changed:
+                self._fatal = RunStopped(f"generators: {error}")
+                self._fatal.__cause__ = error
+                self._changed.notify_all()
+
+
+class _BusyClock:
+    """Time during which members had work, over all members."""
+
+    def __init__(self, members: int) -> None:
+        self._members = members
+        self._busy_members = 0
+        self._since = self._started = time.monotonic()
+        self._busy_s = 0.0
+
+    def change(self, by: int) -> None:
+        now = time.monotonic()
+        self._busy_s += self._busy_members * (now - self._since)
+        self._since = now
+        self._busy_members += by
+
+    def idle_fraction(self) -> float:
+        """Since the last call."""
+        self.change(0)
+        elapsed = max(self._since - self._started, 1e-9) * self._members
+        fraction = 1.0 - self._busy_s / elapsed
+        self._started, self._busy_s = self._since, 0.0
+        return fraction
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,116 @@
+"""Records that cross actors: frozen, and small unless the name says payload. No torch at import time.
+
+Suffixes: `_G` one entry per completion of the group, `_T` one per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from funicular.rewards.types import Task, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPayload:
+    """The G completions of one task as packed arrays: from generator to scorer and learner by reference.
+
+    Completion `i` is `token_ids[offsets[i]:offsets[i + 1]]`; the other per-token arrays align with it.
+    Ray hands the arrays out as read-only views of shared memory: copy before writing.
+    """
+
+    group_id: str
+    prompt_ids: np.ndarray
+    """(P,) int32: the rendered prompt, as the engine saw it."""
+    token_ids: np.ndarray
+    """(sum of lengths,) int32: sampled tokens, the end-of-sequence token included."""
+    offsets: np.ndarray
+    """(G+1,) int64."""
+    generator_logprobs: np.ndarray
+    """(sum of lengths,) float32: temperature-scaled log-probability the generator gave to each token."""
+    token_versions: np.ndarray
+    """(sum of lengths,) int32: the policy version that sampled each token."""
+    texts: tuple[str, ...]
+    """(G) decoded without special tokens: for scoring and display, never re-encoded (law 5)."""
+
+    def completion(self, index: int) -> slice:
+        """The slice of completion `index` in every per-token array."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRecord:
+    """What the loop knows of a generated group without reading its payload."""
+
+    group_id: str
+    generator: str
+    """Name of the generator that made it."""
+    prompt_tokens: int
+    lengths_G: tuple[int, ...]
+    """Tokens per completion, end-of-sequence included."""
+    truncated_G: tuple[bool, ...]
+    """True where the completion ended at the length limit (`finish_reason == "length"`)."""
+    finite_G: tuple[bool, ...]
+    """False where a generator log-probability is NaN or infinite: the completion is void (law 4)."""
+    oldest_version: int
+    newest_version: int
+    seconds: float
+    """From submission to the last member's last token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A rollout group as loop and buffer hold it: records, and a reference to the payload."""
+
+    group_id: str
+    slot: int
+    task: Task
+    generation: GenerationRecord
+    verdicts_G: tuple[Verdict, ...]
+    payload: Any
+    """ray.ObjectRef of the GroupPayload. Owned by the loop; loop and buffer never read it."""
+    scoring_seconds: float
+
+    @property
+    def valid_G(self) -> tuple[bool, ...]:
+        """False for void completions, which are in no mean, std, count, normaliser or loss."""
+        return tuple(
+            finite and verdict.reward is not None
+            for finite, verdict in zip(self.generation.finite_G, self.verdicts_G, strict=True)
+        )
+
+    @property
+    def rewards_G(self) -> tuple[float | None, ...]:
+        """The reward of each completion; None for the void ones."""
+        return tuple(v.reward if ok else None for v, ok in zip(self.verdicts_G, self.valid_G, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptySlot:
+    """What fills a slot whose group failed for good: it trains nothing, but the slot order goes on."""
+
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one training step reports. The new weights are not yet published when it is returned."""
+
+    metrics: Mapping[str, float]
+    """Metric name (`policy/loss`, …; docs/metrics.md) to value, already reduced over ranks."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What the loop asks of a generator: `count` completions of one task."""
+
+    group_id: str
+    task: Task
+    count: int
+    temperature: float
+    """0: greedy, for evaluation."""

@@ -1,0 +1,79 @@
+"""Publishing a policy version: from the learner's ranks to every generator, as one transaction (law 2).
+
+    learner ranks                        loop                       each generator, by itself
+    gather a bucket, hash it    ──►  references, manifest   ──►  check manifest
+    fingerprint its tensors          (never the bytes)           pause, load bucket by bucket, check hashes
+    canary forward pass                                          fingerprint what the engine uses
+                                                                 resume, canary first ──► commit, or refuse
+
+A generator that refuses keeps no token of the version; it is sent the version again, then rebuilt. docs/weight_sync.md
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from funicular.actors.weights import PublishedWeights, SyncRecord
+
+
+class WeightSource(Protocol):
+    """The learner, as weight sync sees it."""
+
+    async def pack(self, version: int) -> PublishedWeights:
+        """Gather and pack the current weights; the caller owns the buckets."""
+
+
+class WeightSink(Protocol):
+    """The generators, as weight sync sees them."""
+
+    async def install(self, weights: PublishedWeights) -> list[SyncRecord]:
+        """Install on every live generator; at least one serves the version when this returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReport:
+    """What one publish cost."""
+
+    version: int
+    records: Sequence[SyncRecord]
+    pack_seconds: float
+    seconds: float
+    total_bytes: int
+
+    def metrics(self) -> dict[str, float]:
+        """Metric names and values; the slowest generator counts."""
+        out = {"sync/pack_s": self.pack_seconds, "sync/bytes": float(self.total_bytes)}
+        if self.records:
+            out["sync/paused_s"] = max(r.paused_seconds for r in self.records)
+            out["sync/load_s"] = max(r.load_seconds for r in self.records)
+            out["sync/verify_s"] = max(r.verify_seconds for r in self.records)
+            out["sync/canary_error"] = max(r.canary_error for r in self.records)
+        return out
+
+
+class WeightSync:
+    """Moves weights from learner to generators; knows the newest committed version."""
+
+    def __init__(self, learners: WeightSource, generators: WeightSink) -> None:
+        self._learners = learners
+        self._generators = generators
+        self.version = -1
+        """Newest committed policy version; -1 before the first publish."""
+
+    async def publish(self, version: int) -> PublishReport:
+        """Make `version` the weights that generators serve. Returns when it is committed."""
+        began = time.monotonic()
+        weights = await self._learners.pack(version)
+        packed = time.monotonic()
+        records = await self._generators.install(weights)
+        self.version = version
+        return PublishReport(
+            version=version,
+            records=records,
+            pack_seconds=packed - began,
+            seconds=time.monotonic() - began,
+            total_bytes=weights.manifest.total_bytes,
+        )

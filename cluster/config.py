@@ -1,0 +1,21 @@
+"""What a recipe says about the cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Section `cluster`."""
+
+    address: str = "auto"
+    """auto: RAY_ADDRESS if set, else a Ray of this process alone; local: always the latter; or host:port."""
+    object_store_gib: float = 2.0
+    """Shared memory for payloads and weights, local Ray only."""
+    actor_start_deadline_s: float = 300.0
+    """Seconds within which buffer and scorer actors must answer."""
+    max_restarts: int = 10
+    """Deaths of generators, scorers, buffer and learner that a run survives, all together."""
+    stall_deadline_s: float = 1800.0
+    """Seconds without any event in the ledger after which the run stops and says what it waits for."""

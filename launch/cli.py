@@ -1,0 +1,150 @@
+"""The command line. Everything heavy is imported inside the branch that needs it, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from funicular.launch.recipe import LoadedRecipe
+
+_COMMANDS = {"train": (), "config": ("keys", "show"), "metrics": ("sync",)}
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for wrong input, or what training ended with."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if complaint := _unknown_command(words):
+        print(complaint, file=sys.stderr)
+        return USAGE_ERROR
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"funicular {version('funicular')}")
+        return 0
+    command = " ".join(part for part in (options.command, getattr(options, "subcommand", None)) if part)
+    if rest and command not in ("train", "config show"):
+        parser.error(f"unexpected: {' '.join(rest)}")
+    if command == "train":
+        return _train(options.recipes, rest)
+    if command == "config show":
+        return _config_show(options.recipes, rest)
+    if command == "config keys":
+        from funicular.launch.key_table import print_keys
+
+        return print_keys(options.filter)
+    if command == "metrics sync":
+        from funicular.launch.metrics_sync import sync_run
+
+        return sync_run(options.run_dir)
+    parser.print_help()
+    return USAGE_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="funicular",
+        description="Distributed RL training for language models on Ray.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train as a recipe says", **_recipe_help("train"))
+    _add_recipes(train)
+
+    config = commands.add_parser("config", help="what recipes may say, and what one says", allow_abbrev=False)
+    config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    keys = config_commands.add_parser(
+        "keys", help="every key, its type, default and meaning", allow_abbrev=False
+    )
+    keys.add_argument("filter", nargs="?", default="", help="only keys whose name or text contains this")
+    show_help = "the whole resolved recipe, after every check"
+    show = config_commands.add_parser("show", help=show_help, **_recipe_help("config show"))
+    _add_recipes(show)
+
+    metrics = commands.add_parser("metrics", help="a run's metrics", allow_abbrev=False)
+    metrics_commands = metrics.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    sync = metrics_commands.add_parser("sync", help="send metrics.jsonl to MLflow again", allow_abbrev=False)
+    sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder")
+    return parser
+
+
+def _recipe_help(command: str) -> dict[str, object]:
+    return {
+        "usage": f"funicular {command} -c RECIPE [-c RECIPE ...] [key=value ...]",
+        "epilog": "key=value overrides a recipe's key: max_steps=50 algorithm.beta=0.04 algorithm.delta=null. "
+        "`funicular config keys` lists all keys.",
+        "allow_abbrev": False,
+    }
+
+
+def _add_recipes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-c",
+        dest="recipes",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="a recipe file, or the name of a packaged recipe; repeat to compose, later ones win",
+    )
+
+
+def _unknown_command(words: Sequence[str]) -> str | None:
+    """The complaint about a mistyped command or subcommand; argparse alone suggests none."""
+    known: Sequence[str] = tuple(_COMMANDS)
+    path = ["funicular"]
+    for word in words[:2]:
+        if word.startswith("-") or not known:
+            return None
+        if word not in known:
+            near = get_close_matches(word, known, n=1)
+            hint = f"Did you mean `{' '.join([*path, near[0]])}`?" if near else ""
+            return f"{' '.join(path)}: there is no command {word}; commands are {', '.join(known)}. {hint}".rstrip()
+        path.append(word)
+        known = _COMMANDS.get(word, ())
+    return None
+
+
+def _load(recipes: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe | None:
+    """The recipe with its warnings printed; None when it is wrong and that has been printed."""
+    from funicular.launch.problems import RecipeError
+    from funicular.launch.recipe import load_recipe
+
+    try:
+        loaded = load_recipe(recipes, overrides)
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return None
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return loaded
+
+
+def _train(recipes: Sequence[str], overrides: Sequence[str]) -> int:
+    loaded = _load(recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.train import train
+
+    return train(loaded)
+
+
+def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:
+    loaded = _load(recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    print(f"# from {', '.join(loaded.sources)}")
+    print(loaded.text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

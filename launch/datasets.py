@@ -1,0 +1,115 @@
+"""Reads the rows of a dataset: a file, a folder or a hub id. `datasets` is imported only where it is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from funicular.rewards.nearest import known_names
+
+_FILE_TYPES = (".jsonl", ".json", ".parquet")
+
+
+class DataError(ValueError):
+    """The data cannot be read or used; the message names the key, the file and the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row, and where it stands, for messages."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def read_rows(path: str, *, subset: str | None, split: str, key: str) -> list[Row]:
+    """All rows, in the order of the file.
+
+    Args:
+        path: a .jsonl, .json or .parquet file, a folder, or a hub id (owner/name).
+        subset, split: of a folder or hub dataset.
+        key: the recipe's key that named the path, for messages.
+
+    Raises:
+        DataError: nothing readable stands there.
+    """
+    local = Path(path).expanduser()
+    if local.is_file():
+        rows = [
+            Row(place=f"{local} row {number}", values=values)
+            for number, values in enumerate(_file_rows(local, key), start=1)
+        ]
+    elif local.is_dir() or _may_be_hub_id(path):
+        rows = _dataset_rows(str(local) if local.is_dir() else path, subset, split, key)
+    else:
+        raise DataError(
+            f"{key}={path}: no such file or folder; expected a {', '.join(_FILE_TYPES)} file, a folder, "
+            f"a hub id (owner/name) or arithmetic; {known_names(path, ['arithmetic'])}"
+        )
+    if not rows:
+        raise DataError(f"{key}={path}: there are no rows")
+    return rows
+
+
+def column(row: Row, name: str, key: str) -> Any:
+    """The value of a column.
+
+    Raises:
+        DataError: the row has no such column; names those that it has and the nearest.
+    """
+    if name not in row.values:
+        raise DataError(f"{key}={name}: {row.place} has no such column; {known_names(name, row.values)}")
+    return row.values[name]
+
+
+def _file_rows(file: Path, key: str) -> Iterator[dict[str, Any]]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        yield from pyarrow.parquet.read_table(file).to_pylist()
+    elif file.suffix == ".jsonl":
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _object(line, f"{file} line {number}")
+    elif file.suffix == ".json":
+        listed = _parsed(file.read_text(encoding="utf-8"), str(file))
+        if not isinstance(listed, list):
+            raise DataError(f"{file}: expected a list of objects, got {type(listed).__name__}")
+        for number, item in enumerate(listed, start=1):
+            if not isinstance(item, dict):
+                raise DataError(f"{file} item {number}: expected an object, got {type(item).__name__}")
+            yield item
+    else:
+        raise DataError(f"{key}={file}: cannot read {file.suffix or 'a file without suffix'}; expected {_FILE_TYPES}")
+
+
+def _object(text: str, place: str) -> dict[str, Any]:
+    value = _parsed(text, place)
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON: {error}") from None
+
+
+def _may_be_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILE_TYPES)
+
+
+def _dataset_rows(path: str, subset: str | None, split: str, key: str) -> list[Row]:
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(path, name=subset, split=split)
+    except (OSError, ValueError) as error:  # not found, not reachable, no such subset or split
+        raise DataError(f"{key}={path} (subset {subset}, split {split}): {error}") from error
+    return [Row(place=f"{path}/{split} row {n}", values=dict(values)) for n, values in enumerate(loaded, start=1)]

@@ -1,0 +1,120 @@
+"""The range of every number in a recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Bounds of one key; a bound that is not given does not bind."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    why: str = ""
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies inside. Neither infinity nor NaN ever does."""
+        return (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
+            if bound is not None
+        ]
+        text = " and ".join(bounds) if bounds else "a finite number"
+        return f"{text}: {self.why}" if self.why else text
+
+
+_COUNT = Range(at_least=1)
+_MAYBE = Range(at_least=0)
+_SECONDS = Range(above=0, why="seconds; a wait without a deadline could last for ever")
+_DECAY = Range(at_least=0, below=1)
+
+RANGES: dict[str, Range] = {
+    "seed": _MAYBE,
+    "max_steps": _MAYBE,
+    "max_staleness": _MAYBE,
+    "max_empty_batches": _COUNT,
+    "data.held_out_fraction": _DECAY,
+    "data.size": Range(at_least=2, why="some tasks to train on and some to hold out"),
+    "reward.scorers": _COUNT,
+    "reward.time_limit_s": _SECONDS,
+    "reward.max_consecutive_errors": _COUNT,
+    "generator.count": _COUNT,
+    "generator.tensor_parallel_size": _COUNT,
+    "generator.max_prompt_tokens": _COUNT,
+    "generator.max_completion_tokens": _COUNT,
+    "generator.temperature": Range(
+        above=0, why="training needs completions that differ; evaluation.temperature may be 0"
+    ),
+    "generator.max_sequences": _COUNT,
+    "generator.kv_cache_gib": Range(above=0),
+    "generator.gpu_memory_fraction": Range(above=0, at_most=1),
+    "generator.cpu_threads": _MAYBE,
+    "generator.start_deadline_s": _SECONDS,
+    "generator.progress_deadline_s": _SECONDS,
+    "algorithm.group_size": Range(
+        at_least=2, why="a reward is compared with the others of its group; one alone always has advantage 0"
+    ),
+    "algorithm.groups_per_step": _COUNT,
+    "algorithm.optimizer_batches": _COUNT,
+    "algorithm.epsilon_low": Range(above=0, below=1),
+    "algorithm.epsilon_high": Range(above=0),
+    "algorithm.delta": Range(above=1),
+    "algorithm.beta": _MAYBE,
+    "algorithm.importance_cap": Range(
+        at_least=1,
+        why="below 1 it would shrink tokens on which generator and learner agree; null turns it off",
+    ),
+    "algorithm.max_replacements": _MAYBE,
+    "learner.ranks": _COUNT,
+    "learner.zero_stage": Range(at_least=0, at_most=3),
+    "learner.learning_rate": Range(at_least=0, below=1),
+    "learner.warmup_steps": _MAYBE,
+    "learner.adam_beta1": _DECAY,
+    "learner.adam_beta2": _DECAY,
+    "learner.weight_decay": _MAYBE,
+    "learner.max_grad_norm": _MAYBE,
+    "learner.micro_batch_tokens": _COUNT,
+    "learner.lora_rank": _MAYBE,
+    "learner.lora_alpha": Range(above=0),
+    "learner.cpu_threads": _MAYBE,
+    "learner.start_deadline_s": _SECONDS,
+    "learner.step_deadline_s": _SECONDS,
+    "weight_sync.bucket_mib": _COUNT,
+    "weight_sync.columns": _COUNT,
+    "weight_sync.canary_tokens": Range(
+        at_least=2, why="the first token of the text has no log-probability to compare"
+    ),
+    "weight_sync.canary_tolerance": Range(above=0),
+    "weight_sync.attempts": _COUNT,
+    "weight_sync.deadline_s": _SECONDS,
+    "evaluation.tasks": _MAYBE,
+    "evaluation.every": _MAYBE,
+    "evaluation.temperature": _MAYBE,
+    "checkpoint.every": _MAYBE,
+    "checkpoint.keep_last": _COUNT,
+    "tracking.completions_every": _MAYBE,
+    "tracking.completions_rows": _COUNT,
+    "cluster.object_store_gib": Range(above=0),
+    "cluster.actor_start_deadline_s": _SECONDS,
+    "cluster.max_restarts": _MAYBE,
+    "cluster.stall_deadline_s": _SECONDS,
+}
+"""Every int and float of the schema; a test keeps it complete."""

@@ -1,0 +1,55 @@
+"""Records of what is asked and what scoring said. Plain Python: no Ray, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypedDict
+
+
+class Message(TypedDict):
+    """One chat message, as chat templates read it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One problem given to the policy."""
+
+    task_id: str
+    """Stable across runs and machines: a column of the dataset, or a hash of prompt and answer."""
+    prompt: str | tuple[Message, ...]
+    """Plain text for base models, or chat messages that the model's chat template renders."""
+    answer: str | None
+    """Reference answer, already cut out of the dataset's column (`data.answer_pattern`)."""
+    verifier: str
+    """Name of the verifier that decides correct or not (`funicular.rewards.verifiers`)."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The dataset's other columns, handed to reward functions by name."""
+
+
+class Status(StrEnum):
+    """What became of scoring one completion. The sandbox's finer outcome stands in `details`."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    INFRA_ERROR = "infra_error"
+    """Our fault, not the policy's: the completion is void, never punished (law 4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What scoring said of one completion."""
+
+    reward: float | None
+    """Weighted sum of the reward functions that apply. None: no valid reward, the completion is void."""
+    breakdown: Mapping[str, float | None]
+    """Each reward function's own number, unweighted; None where it does not apply."""
+    status: Status
+    details: Mapping[str, str] = field(default_factory=dict)
+    """For people: what the verifier extracted, why it failed, the sandbox's finer outcome."""

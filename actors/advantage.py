@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from funicular.actors.aggregation import RewardScale
 
 STD_OFFSET = 1e-4
@@ -15,9 +16,10 @@ _SPREAD_TOLERANCE = 1e-9
 def group_advantages(
     rewards_PG: Sequence[Sequence[float | None]], scale: RewardScale
 ) -> list[list[float | None]]:
-    """Centre each group's rewards and divide them by the scale (GRPO, arXiv 2402.03300; none: Dr.GRPO, 2503.20783).
+    """Centre each group's rewards and divide them by the scale.
 
-    All arithmetic is float64. A group whose rewards are all equal gets exactly 0, whatever rounding would leave.
+    GRPO, arXiv 2402.03300; without a scale Dr.GRPO, 2503.20783. All arithmetic is float64. A group whose
+    rewards are all equal gets exactly 0, whatever rounding would leave.
 
     Args:
         rewards_PG: P groups of G rewards; None for void completions, which are in no mean and no deviation.
@@ -52,8 +54,8 @@ def _valid_rewards(index: int, rewards_G: Sequence[float | None]) -> np.ndarray:
     valid = np.array([reward for reward in rewards_G if reward is not None], dtype=np.float64)
     if valid.size < 2:
         raise ValueError(
-            f"group {index}: {valid.size} valid rewards of {len(rewards_G)}, at least 2 are needed for a baseline; "
-            "drop such groups before"
+            f"group {index}: {valid.size} valid rewards of {len(rewards_G)}, expected at least 2 for a "
+            "baseline; drop such groups before"
         )
     if not np.isfinite(valid).all():
         raise ValueError(

@@ -15,7 +15,7 @@ PRESETS: dict[str, tuple[Aggregation, RewardScale]] = {
     "dr_grpo": ("constant", "none"),
     "bnpo": ("token", "group"),
 }
-"""Preset -> aggregation, reward scale. bnpo's local batch is the optimizer batch (law 1), so it is the token mean."""
+"""Preset -> aggregation, reward scale. bnpo's local batch is the optimizer batch (law 1): the token mean."""
 
 
 def aggregation_of(algorithm: AlgorithmConfig) -> Aggregation:
@@ -30,7 +30,7 @@ def reward_scale_of(algorithm: AlgorithmConfig) -> RewardScale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normaliser:
-    """What one optimizer batch divides by, counted over all its micro-batches and ranks before the first backward."""
+    """What one optimizer batch divides by: counts over all its micro-batches and ranks, before a backward."""
 
     aggregation: Aggregation
     rows: int

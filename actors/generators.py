@@ -91,7 +91,9 @@ class Generators:
         try:
             record_ref, payload_ref = member.actor.generate.options(num_returns=2).remote(request)
             # No deadline here: the generator itself watches for progress, and the health watch for the generator.
-            record = await call(record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}")
+            record = await call(
+                record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}"
+            )
             return record, payload_ref
         except RayActorError as error:
             self._distrust(member, _first_line(error))

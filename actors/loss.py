@@ -1,10 +1,11 @@
-"""Policy-gradient losses as functions of tensors. Stable function: `loss_from_tensors` (docs/algorithms.md)."""
+"""Policy-gradient losses of tensors. Stable function: `loss_from_tensors` (docs/algorithms.md)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+
 from funicular.actors.aggregation import Aggregation, Normaliser
 
 KlEstimator = Literal["k3", "k3_unbiased"]
@@ -25,13 +26,16 @@ def policy_loss_terms(
 ) -> torch.Tensor:
     """Loss of each token: minus the weighted PPO-clip objective, plus beta times the KL estimate.
 
-    With r = exp(logprobs - old_logprobs):  -w min(min(r, delta) A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A)
-    + beta kl (PPO 1707.06347 eq. 7; GRPO 2402.03300 eq. 3; delta: INTELLECT-2 2505.07291; w: truncated importance
-    sampling). The importance weight multiplies the policy term only.
+    With r = exp(logprobs - old_logprobs):
+
+        -w min(min(r, delta) A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta kl
+
+    PPO 1707.06347 eq. 7; GRPO 2402.03300 eq. 3; delta: INTELLECT-2 2505.07291; w: truncated importance
+    sampling, on the policy term only.
 
     Args:
-        logprobs: any shape, float32, of the current policy at the sampling temperature, with gradient. Every entry
-            must be finite: mask padding before.
+        logprobs: any shape, float32, of the current policy at the sampling temperature, with gradient. Every
+            entry must be finite: mask padding before.
         old_logprobs: the same shape, of the policy before the first update of the step; detached here.
         advantages: the same shape, or one that broadcasts to it.
         importance_weights: the same shape, from `importance_weights_of`; None: 1.
@@ -64,8 +68,8 @@ def kl_terms(
 ) -> torch.Tensor:
     """KL estimate of each token: exp(d) - d - 1 with d = reference - policy (k3, Schulman; GRPO eq. 4).
 
-    `k3_unbiased` multiplies it by the ratio, with gradient (DeepSeek-V3.2 2512.02556 eq. 7): then the expected
-    gradient is that of KL(policy || reference), which plain k3 has only to first order.
+    `k3_unbiased` multiplies it by the ratio, with gradient (DeepSeek-V3.2 2512.02556 eq. 7): then the
+    expected gradient is that of KL(policy || reference), which plain k3 has only to first order.
     """
     difference = reference_logprobs.detach() - logprobs
     k3 = torch.exp(difference) - difference - 1
@@ -115,10 +119,10 @@ def loss_from_tensors(
     generator_logprobs: torch.Tensor | None = None,
     importance_cap: float | None = None,
 ) -> torch.Tensor:
-    """The loss of padded completions: what an optimizer batch adds up, for these rows. Its signature is stable.
+    """The loss of padded completions: these rows' part of an optimizer batch. Its signature is stable.
 
-    Losses of parts of an optimizer batch, each with the whole batch's `rows` and `tokens`, add up to the loss of
-    the whole; so do their gradients.
+    Losses of parts of an optimizer batch, each with the whole batch's `rows` and `tokens`, add up to the loss
+    of the whole; so do their gradients.
 
     Args:
         logprobs: (B, T) of the current policy at the sampling temperature, with gradient.

@@ -1,8 +1,8 @@
 """How a training batch is cut: optimizer batches, ranks, micro-batches. Pure: numbers in, a plan out.
 
-The cut must not change the gradient (law 1). Hence every token's weight is fixed here, from counts over the whole
-optimizer batch, before anything is placed; and every rank gets the same number of micro-batches and of head
-chunks, because under ZeRO each pass is a collective.
+The cut must not change the gradient (law 1). Hence every token's weight is fixed here, from counts over the
+whole optimizer batch, before anything is placed; and every rank gets the same number of micro-batches and of
+head chunks, because under ZeRO each pass is a collective.
 
     training batch --whole groups, in order--> optimizer batches --whole groups, by tokens--> ranks
                    --rows, by length--> micro-batches
@@ -10,6 +10,7 @@ chunks, because under ZeRO each pass is a collective.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,9 +84,9 @@ def plan_step(
 ) -> StepPlan:
     """Cut a training batch.
 
-    Advantages are taken once, over the whole training batch. Void completions are in nothing. Truncated completions
-    lose their tokens when `mask_truncated_completions` is set, and stay rows. Rows whose gradient is 0 by
-    construction (advantage 0 and no KL term) count in the normaliser and are not planned.
+    Advantages are taken once, over the whole training batch. Void completions are in nothing. Truncated
+    completions lose their tokens when `mask_truncated_completions` is set, and stay rows. Rows whose gradient
+    is 0 by construction (advantage 0 and no KL term) count in the normaliser and are not planned.
 
     Args:
         groups: in slot order, each with at least two valid completions.
@@ -102,7 +103,7 @@ def plan_step(
     bounds = [len(groups) * i // count for i in range(count + 1)]
     per_rank: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(ranks)]
     normalisers = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         normaliser = _normaliser(groups[start:end], algorithm, max_completion_tokens)
         rows_PG = [
             _planned_rows(group, advantages_G, algorithm, normaliser)
@@ -121,7 +122,7 @@ def plan_step(
     )
 
 
-def trained_tokens_G(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int | None, ...]:
+def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int | None, ...]:
     """Trained tokens of each completion: None for void ones, 0 for masked truncated ones."""
     masked = algorithm.mask_truncated_completions
     return tuple(
@@ -135,7 +136,7 @@ def trained_tokens_G(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[in
 def _normaliser(
     groups: Sequence[ScoredGroup], algorithm: AlgorithmConfig, max_completion_tokens: int
 ) -> Normaliser:
-    lengths = [n for group in groups for n in trained_tokens_G(group, algorithm) if n is not None]
+    lengths = [n for group in groups for n in trained_lengths(group, algorithm) if n is not None]
     return Normaliser(
         aggregation=aggregation_of(algorithm),
         rows=len(lengths),
@@ -150,7 +151,7 @@ def _planned_rows(
     algorithm: AlgorithmConfig,
     normaliser: Normaliser,
 ) -> list[PlannedRow]:
-    tokens_G = trained_tokens_G(group, algorithm)
+    tokens_G = trained_lengths(group, algorithm)
     return [
         PlannedRow(
             group_id=group.group_id,

@@ -29,7 +29,8 @@ class ScoreReport:
 
 
 class Scorer:
-    """Scores groups one after the other. Its child process is started at once, so that a bad function shows early.
+    """Scores groups one after the other. Its child process is started at once, so that a bad function shows
+    early.
 
     Args:
         recipe_folder: to which the paths of user functions are relative.
@@ -45,9 +46,7 @@ class Scorer:
     def score(self, task: Task, payload: GroupPayload) -> ScoreReport:
         """Verdicts of the payload's G completions, in order."""
         started = time.monotonic()
-        completion_ids_G = [
-            payload.token_ids[payload.completion(i)].tolist() for i in range(len(payload.texts))
-        ]
+        completion_ids_G = [payload.token_ids[payload.completion(i)].tolist() for i in range(len(payload.texts))]
         verdicts, raised = self._runner.score(task, payload.texts, completion_ids_G)
         return ScoreReport(verdicts_G=tuple(verdicts), seconds=time.monotonic() - started, raised=raised)
 
@@ -77,7 +76,8 @@ class ErrorStreaks:
             raised: `ScoreReport.raised`; functions that are not in it worked, and start from 0 again.
 
         Raises:
-            RunStopped: a function raised in `max_consecutive_errors` groups in a row; names it and its last error.
+            RunStopped: a function raised in `max_consecutive_errors` groups in a row; names it and its last
+                error.
         """
         self._streaks = {name: self._streaks.get(name, 0) + 1 for name in raised}
         for name, count in self._streaks.items():

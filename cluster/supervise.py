@@ -25,4 +25,6 @@ class RestartBudget:
         self.deaths.append(f"{part}: {reason}")
         if len(self.deaths) > self.limit:
             listing = "\n  ".join(self.deaths)
-            raise RestartBudgetSpent(f"{len(self.deaths)} restarts, cluster.max_restarts={self.limit}:\n  {listing}")
+            raise RestartBudgetSpent(
+                f"{len(self.deaths)} restarts, cluster.max_restarts={self.limit}:\n  {listing}"
+            )

@@ -42,8 +42,8 @@ def _sub2() -> Iterator[Question]:
             yield f"What is {a} - {b}? {_ASK}", a - b
 
 
-# Word problems stay under 13 words: longer ones would share a 13-gram without their numbers, by template alone, and
-# the contamination check would drop the held-out ones.
+# Word problems stay under 13 words: longer ones would share a 13-gram without their numbers, by template
+# alone, and the contamination check would drop the held-out ones.
 def _word1() -> Iterator[Question]:
     for name, thing, a, b in product(_NAMES, _THINGS, range(5, 30), range(2, 20)):
         yield f"{name} has {a} {thing} and gets {b} more. How many now?", a + b
@@ -73,8 +73,8 @@ KINDS: dict[str, tuple[int, Callable[[], Iterator[Question]]]] = {
 def arithmetic_rows(kinds: str, size: int, seed: int) -> list[dict[str, Any]]:
     """Rows with columns prompt, answer, kind and level, without repeats.
 
-    Kinds take turns until `size` rows are there; a kind that runs out (add1 and mul1 have 64 each) leaves its turns to
-    the others.
+    Kinds take turns until `size` rows are there; a kind that runs out (add1 and mul1 have 64 each) leaves its
+    turns to the others.
 
     Args:
         kinds: names from KINDS, separated by commas.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from funicular.launch.recipe import LoadedRecipe
 
-_COMMANDS = {"train": (), "config": ("keys", "show"), "metrics": ("sync",)}
+_COMMANDS: dict[str, tuple[str, ...]] = {"train": (), "config": ("keys", "show"), "metrics": ("sync",)}
 USAGE_ERROR = 2
 
 
@@ -23,15 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(complaint, file=sys.stderr)
         return USAGE_ERROR
     parser = _parser()
+    # key=value may stand between -c options, which argparse allows only for words that it does not know
     options, rest = parser.parse_known_args(words)
+    command = " ".join(part for part in (options.command, getattr(options, "subcommand", None)) if part)
+    if rest and command not in ("train", "config show"):
+        parser.error(f"unexpected: {' '.join(rest)}")
     if options.version:
         from importlib.metadata import version
 
         print(f"funicular {version('funicular')}")
         return 0
-    command = " ".join(part for part in (options.command, getattr(options, "subcommand", None)) if part)
-    if rest and command not in ("train", "config show"):
-        parser.error(f"unexpected: {' '.join(rest)}")
     if command == "train":
         return _train(options.recipes, rest)
     if command == "config show":
@@ -56,37 +57,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    train = commands.add_parser("train", help="train as a recipe says", allow_abbrev=False)
+    _takes_recipes(train)
 
-    train = commands.add_parser("train", help="train as a recipe says", **_recipe_help("train"))
-    _add_recipes(train)
-
-    config = commands.add_parser("config", help="what recipes may say, and what one says", allow_abbrev=False)
+    config = commands.add_parser("config", help="what recipes may say, and what one says")
     config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    keys = config_commands.add_parser(
-        "keys", help="every key, its type, default and meaning", allow_abbrev=False
-    )
-    keys.add_argument("filter", nargs="?", default="", help="only keys whose name or text contains this")
-    show_help = "the whole resolved recipe, after every check"
-    show = config_commands.add_parser("show", help=show_help, **_recipe_help("config show"))
-    _add_recipes(show)
+    keys = config_commands.add_parser("keys", help="every key, its type, default and meaning")
+    keys.add_argument("filter", nargs="?", default="", help="only keys whose name or meaning contains this")
+    show = config_commands.add_parser("show", help="a whole resolved recipe, checked", allow_abbrev=False)
+    _takes_recipes(show)
 
-    metrics = commands.add_parser("metrics", help="a run's metrics", allow_abbrev=False)
+    metrics = commands.add_parser("metrics", help="a run's metrics")
     metrics_commands = metrics.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    sync = metrics_commands.add_parser("sync", help="send metrics.jsonl to MLflow again", allow_abbrev=False)
+    sync = metrics_commands.add_parser("sync", help="send to MLflow what it does not have of a run")
     sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder")
     return parser
 
 
-def _recipe_help(command: str) -> dict[str, object]:
-    return {
-        "usage": f"funicular {command} -c RECIPE [-c RECIPE ...] [key=value ...]",
-        "epilog": "key=value overrides a recipe's key: max_steps=50 algorithm.beta=0.04 algorithm.delta=null. "
-        "`funicular config keys` lists all keys.",
-        "allow_abbrev": False,
-    }
-
-
-def _add_recipes(parser: argparse.ArgumentParser) -> None:
+def _takes_recipes(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f"{parser.prog} -c RECIPE [-c RECIPE ...] [key=value ...]"
+    parser.epilog = (
+        "key=value overrides a recipe: max_steps=50 algorithm.beta=0.04 algorithm.delta=null. "
+        "`funicular config keys` lists all keys."
+    )
     parser.add_argument(
         "-c",
         dest="recipes",
@@ -98,23 +91,23 @@ def _add_recipes(parser: argparse.ArgumentParser) -> None:
 
 
 def _unknown_command(words: Sequence[str]) -> str | None:
-    """The complaint about a mistyped command or subcommand; argparse alone suggests none."""
-    known: Sequence[str] = tuple(_COMMANDS)
-    path = ["funicular"]
+    """The complaint about a mistyped command or subcommand, with the nearest; argparse suggests none."""
+    known = tuple(_COMMANDS)
+    path = "funicular"
     for word in words[:2]:
         if word.startswith("-") or not known:
             return None
         if word not in known:
             near = get_close_matches(word, known, n=1)
-            hint = f"Did you mean `{' '.join([*path, near[0]])}`?" if near else ""
-            return f"{' '.join(path)}: there is no command {word}; commands are {', '.join(known)}. {hint}".rstrip()
-        path.append(word)
+            hint = f" Did you mean `{path} {near[0]}`?" if near else ""
+            return f"{path}: there is no command {word}; there is {', '.join(known)}.{hint}"
+        path = f"{path} {word}"
         known = _COMMANDS.get(word, ())
     return None
 
 
 def _load(recipes: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe | None:
-    """The recipe with its warnings printed; None when it is wrong and that has been printed."""
+    """The recipe, its warnings printed; None when it is wrong, which is printed too."""
     from funicular.launch.problems import RecipeError
     from funicular.launch.recipe import load_recipe
 

@@ -12,8 +12,8 @@ _WORD = re.compile(r"\w+")
 def contaminated(training: Iterable[str], held_out: Sequence[str]) -> list[int]:
     """Indexes of the held-out texts that share a 13-gram of words with a training text, in order.
 
-    Words are lower-cased, without punctuation. A text of fewer than 13 words is compared as a whole, punctuation
-    included, since there an operator may be all the difference (5 + 3, 5 - 3).
+    Words are lower-cased, without punctuation. A text of fewer than 13 words is compared as a whole,
+    punctuation included, since there an operator may be all the difference (5 + 3, 5 - 3).
     """
     # The held-out side is indexed, as the smaller: memory does not grow with the training data.
     holders: dict[tuple[str, ...], list[int]] = {}

@@ -1,4 +1,5 @@
-"""Reads the rows of a dataset: a file, a folder or a hub id. `datasets` is imported only where it is needed."""
+"""Reads the rows of a dataset: a file, a folder or a hub id. `datasets` is imported only where it is
+needed."""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ def _file_rows(file: Path, key: str) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{file} item {number}: expected an object, got {type(item).__name__}")
             yield item
     else:
-        raise DataError(f"{key}={file}: cannot read {file.suffix or 'a file without suffix'}; expected {_FILE_TYPES}")
+        raise DataError(f"{key}={file}: cannot read this type of file; expected {', '.join(_FILE_TYPES)}")
 
 
 def _object(text: str, place: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The nearest valid key for one that does not exist: by edit distance, and by what peers call the same thing."""
+"""The nearest valid key for one that does not exist: by edit distance, and by what peers call the thing."""
 
 from __future__ import annotations
 
@@ -221,8 +221,8 @@ PEER_NAMES = {
 def nearest_key(name: str) -> str | None:
     """The valid key that `name` probably means; None when nothing is close.
 
-    Peers' names come first, the longest suffix before shorter ones (`rollout.n` before `n`); then the same last
-    part in another section; then edit distance over full keys and over last parts.
+    Peers' names come first, the longest suffix before shorter ones (`rollout.n` before `n`); then the same
+    last part in another section; then edit distance over full keys and over last parts.
     """
     wanted = name.strip().lstrip("-+").replace("-", "_").replace("/", ".").lower()
     if wanted in keys():
@@ -253,22 +253,20 @@ def nearest_section(name: str) -> str | None:
 
 
 def unknown_key(name: str, where: str, value: str) -> Problem:
-    """No such key: names the nearest one, its type and what it does."""
+    """No such key: names the nearest one, its type and what it does. An empty value is a mapping."""
     related: tuple[str, ...] = ()
     if name in keys():
         section, _, last = name.partition(".")
         hint = f"A dot is no level in a file: write {section}: {{{last}: {value}}}"
-    elif section_name := nearest_section(name):
-        hint = f"Did you mean the section {section_name}?"
+    elif value in ("", "null") and nearest_section(name):
+        hint = f"Did you mean the section {nearest_section(name)}?"
     elif nearest := nearest_key(name):
         key = keys()[nearest]
         hint = f"Did you mean {nearest} ({key.type_text})? {key.doc}"
         related = (nearest,)
     else:
         hint = "`funicular config keys` lists all keys"
-    return Problem(
-        where=where, key=name, value=value, expected="there is no such key", nearest=hint, related=related
-    )
+    return Problem(where=where, key=name, value=value, expected="there is no such key", nearest=hint, related=related)
 
 
 def not_a_section(name: str, value: str, where: str) -> Problem:
@@ -276,10 +274,8 @@ def not_a_section(name: str, value: str, where: str) -> Problem:
     members = ", ".join(key.partition(".")[2] for key in keys() if key.startswith(f"{name}."))
     nearest = PEER_NAMES.get(name)
     hint = f"Did you mean {nearest}={value}?" if nearest else ""
-    return Problem(
-        where=where, key=name, value=value, expected=f"a section with the keys {members}", nearest=hint
-    )
+    return Problem(where=where, key=name, value=value, expected=f"a section with the keys {members}", nearest=hint)
 
 
 def _similarity(left: str, right: str) -> float:
-    return SequenceMatcher(None, left, right).ratio()
+    return SequenceMatcher(None, left.replace(".", "_"), right.replace(".", "_")).ratio()

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: the run's own account of its metrics, written before anything is sent anywhere.
 
-One JSON object per line: `step`, `attempt`, `time` (seconds since 1970), `policy_version` where it is known, and one
-key per metric. A step may have several lines of one attempt (training, then evaluation): they add up.
+One JSON object per line: `step`, `attempt`, `time` (seconds since 1970), `policy_version` where it is known,
+and one key per metric. A step may have several lines of one attempt (training, then evaluation): they add up.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """Appends lines. A disk error is reported and counted, and the next line is tried again: a full disk must not
-    end a training run, nor go unseen."""
+    """Appends lines. A disk error is reported and counted, and the next line is tried again.
+
+    A full disk must not end a training run, nor go unseen.
+    """
 
     def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
         self.path = path

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+
 from funicular.launch.metrics_file import read_metrics
 from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, public_uri, tracking_uri
-from funicular.launch.run_folder import RunFolder, RunFolderLocked
+from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 
 
-def sync_run(run_dir: Path, say: Callable[[str], None] = print) -> int:
-    """Back-fill the MLflow run of `run_dir` from its `metrics.jsonl` and its tables of completions.
+def sync_run(run_dir: Path) -> int:
+    """The command. Exit status: 0, 1 when MLflow cannot be reached, 2 when `run_dir` is no run folder."""
+    try:
+        back_fill(run_dir)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:  # MLflow, its store and the network raise types of their own
+        print(f"MLflow: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
-    Of each step the highest attempt counts. Sending twice changes nothing: a value is known by name, step and time.
-    The run is made if MLflow never had it.
+
+def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
+    """Complete the MLflow run of `run_dir` from its `metrics.jsonl` and its tables of completions.
+
+    Of each step the highest attempt counts. Sending twice changes nothing: a value is known by name, step and
+    time. The run is made if MLflow never had it, and ended if no driver works in the folder any more.
 
     Returns:
         How many values and tables were sent.
@@ -27,15 +42,12 @@ def sync_run(run_dir: Path, say: Callable[[str], None] = print) -> int:
     folder = RunFolder(path=Path(run_dir).absolute())
     for needed in (folder.metrics, folder.config):
         if not needed.exists():
-            raise ValueError(
-                f"{folder.path} is no run folder: it has no {needed.name}; give the folder of a run"
-            )
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8")) or {}
-    tracking = config.get("tracking") or {}
+            raise ValueError(f"{folder.path} has no {needed.name}; expected a run folder, as in runs/NAME")
+    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     target = MlflowTarget(
-        uri=tracking_uri(folder, tracking.get("mlflow_uri")),
-        experiment=tracking.get("experiment") or "funicular",
-        run_name=config.get("name") or folder.path.name,
+        uri=tracking_uri(folder, config["tracking"]["mlflow_uri"]),
+        experiment=config["tracking"]["experiment"],
+        run_name=config["name"],
     )
     records = read_metrics(folder.metrics)
     say(f"{len(records)} steps in {folder.metrics}; MLflow at {public_uri(target.uri)}")
@@ -56,6 +68,6 @@ def sync_run(run_dir: Path, say: Callable[[str], None] = print) -> int:
 def _has_driver(folder: RunFolder) -> bool:
     try:
         folder.lock().release()
-    except RunFolderLocked:
+    except RunFolderLockedError:
         return True
     return False

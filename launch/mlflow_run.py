@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from funicular.launch.environment import environment_report
 from funicular.launch.metrics_file import RECORD_KEYS
 from funicular.launch.run_folder import CodeVersion, RunFolder, code_version
@@ -61,7 +62,7 @@ def public_uri(uri: str) -> str:
 def deep_link(uri: str, experiment_id: str, run_id: str) -> str:
     """What to open to see the run's curves; for a database, the command that serves it comes first.
 
-    MLflow's start page shows its GenAI view, where training curves are hidden; the link's `workflowType` avoids it.
+    MLflow's start page is its GenAI view, which hides training curves; the link's `workflowType` avoids it.
     """
     page = f"#/experiments/{experiment_id}/runs/{run_id}/model-metrics?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):
@@ -74,7 +75,7 @@ def deep_link(uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """`name` as MLflow takes it: `@` becomes `_at_`, other refused characters `_`; a path in it is made plain."""
+    """`name` as MLflow takes it: `@` becomes `_at_`, other refused characters `_`, paths in it plain."""
     name = re.sub(r"[^\w\-. :/;]", "_", name.replace("@", "_at_"), flags=re.ASCII)
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:250] or "_"
@@ -154,7 +155,7 @@ class MlflowRun:
             self._client.set_tag(self.run_id, key, value)
 
     def log(self, records: Iterable[Mapping[str, Any]], known: frozenset[Point] = frozenset()) -> int:
-        """Send the metrics of records of `metrics.jsonl`, but for those `known`; the number of values sent."""
+        """Send the values of records of `metrics.jsonl`, but for those `known`; returns how many."""
         from mlflow.entities import Metric
 
         metrics = []

@@ -1,7 +1,7 @@
 """MLflow behind a bounded queue and a thread of its own: training neither waits for it nor fails with it.
 
-The thread imports mlflow (seconds), opens the run, then sends what the queue holds. What does not fit into the queue,
-or what the server refuses, is dropped from MLflow, counted and shown; `metrics.jsonl` has it, and
+The thread imports mlflow (seconds), opens the run, then sends what the queue holds. What does not fit into
+the queue, or what the server refuses, is dropped from MLflow, counted and shown; `metrics.jsonl` has it, and
 `funicular metrics sync` sends it later.
 """
 
@@ -84,7 +84,7 @@ class MlflowSink:
             self.put(tag)
 
     def close(self, status: str, deadline_s: float = FLUSH_DEADLINE_S) -> None:
-        """End the MLflow run, waiting at most `deadline_s` for what is queued; what remains is dropped and counted."""
+        """End the MLflow run; what is not sent within `deadline_s` is dropped and counted."""
         self._status = status
         self._closing.set()
         self._thread.join(deadline_s)

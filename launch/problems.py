@@ -36,9 +36,7 @@ class RecipeError(ValueError):
         self.problems = tuple(problems)
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__(
-            "\n".join([f"{head} in the recipe:", *(f"  {problem}" for problem in self.problems)])
-        )
+        super().__init__("\n".join([f"{head} in the recipe:", *(f"  {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[Problem, ...]]]:
         return (RecipeError, (self.problems,))

@@ -1,7 +1,7 @@
 """What a run shows in the terminal: phases of the start, one line per step, a summary.
 
-On a terminal a last line says what is going on and for how long. Anywhere else (a file, `ray job logs`) there are plain
-lines without control codes. Every method may be called from any thread.
+On a terminal a last line says what is going on and for how long. Anywhere else (a file, `ray job logs`) there
+are plain lines without control codes. Every method may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,13 +14,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
-from funicular.launch.progress_text import RunSummary, duration, evaluation_line, step_line, summary_lines
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from funicular.launch.progress_text import RunSummary, duration, evaluation_line, step_line, summary_lines
+
 _RECENT_STEPS = 10  # what the time that is left is judged by
+
+
+class _Console(Console):
+    """Rich ends the program when its output is closed (`funicular train | head`); a training run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class Progress:
@@ -30,13 +38,17 @@ class Progress:
         """`stream`: None is standard output."""
         stream = stream or sys.stdout
         self._total = total_steps
-        self._console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        terminal = stream.isatty()
+        # force_terminal: FORCE_COLOR in a CI's environment must not put control codes into a log file.
+        self._console = _Console(
+            file=stream, force_terminal=terminal, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._lock = threading.Lock()
         self._step_seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._doing: list[tuple[str, float]] = []
         self._spinner = Spinner("dots")
         self._live: Live | None = None
-        if stream.isatty():
+        if terminal:
             self._live = Live(get_renderable=self._status, console=self._console, transient=True)
             self._live.start()
 

@@ -85,7 +85,7 @@ RANGES: dict[str, Range] = {
     "algorithm.max_replacements": _MAYBE,
     "learner.ranks": _COUNT,
     "learner.zero_stage": Range(at_least=0, at_most=3),
-    "learner.learning_rate": Range(at_least=0, below=1),
+    "learner.learning_rate": _MAYBE,
     "learner.warmup_steps": _MAYBE,
     "learner.adam_beta1": _DECAY,
     "learner.adam_beta2": _DECAY,
@@ -99,9 +99,7 @@ RANGES: dict[str, Range] = {
     "learner.step_deadline_s": _SECONDS,
     "weight_sync.bucket_mib": _COUNT,
     "weight_sync.columns": _COUNT,
-    "weight_sync.canary_tokens": Range(
-        at_least=2, why="the first token of the text has no log-probability to compare"
-    ),
+    "weight_sync.canary_tokens": Range(at_least=2, why="the first token of the text has no log-probability to compare"),
     "weight_sync.canary_tolerance": Range(above=0),
     "weight_sync.attempts": _COUNT,
     "weight_sync.deadline_s": _SECONDS,

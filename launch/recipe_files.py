@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from funicular.launch.key_names import nearest_section, not_a_section, unknown_key
 from funicular.launch.problems import Problem
 from funicular.launch.schema_docs import keys, sections
@@ -46,7 +47,7 @@ def packaged_recipes() -> list[str]:
 
 
 def find_recipe(name: str, base: Path) -> Path | None:
-    """The file that `name` means: a path relative to `base`, else a packaged recipe, with or without .yaml."""
+    """The file that `name` means: a path relative to `base`, else a packaged recipe, .yaml or not."""
     path = base / Path(name).expanduser()
     if path.is_file():
         return path.resolve()
@@ -86,8 +87,10 @@ def compose(name: str, base: Path, into: Composition, *, where: str, chain: tupl
 
 
 def display(path: Path) -> str:
-    """A path as messages show it: relative when it lies under the working directory."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """A path as messages show it: relative to the working directory, or as `-c` finds a packaged recipe."""
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return f"recipes/{path.name}" if path.parent == PACKAGED else str(path)
 
 
 def _stem(name: str) -> str:
@@ -97,22 +100,20 @@ def _stem(name: str) -> str:
 def _missing_recipe(name: str, base: Path, where: str) -> Problem:
     folder = (base / Path(name).expanduser()).parent
     local = [os.path.relpath(path, base) for path in sorted(folder.glob("*.yaml"))]
-    near = get_close_matches(name, local, n=1) or get_close_matches(
-        _stem(name), packaged_recipes(), n=1, cutoff=0.4
-    )
+    near = get_close_matches(name, local, n=1) or get_close_matches(_stem(name), packaged_recipes(), n=1, cutoff=0.4)
     packaged = ", ".join(packaged_recipes())
     return Problem(
         where=where,
         value=name,
-        expected=f"no such file, seen from {base.resolve()}, and no packaged recipe of that name ({packaged})",
+        expected=f"no such file, seen from {base.resolve()}; packaged recipes are {packaged}",
         nearest=f"Did you mean {near[0]}?" if near else "",
     )
 
 
 def _defaults(loader: Loader, node: yaml.Node, shown: str, into: Composition) -> Iterator[tuple[str, str]]:
     """Each name in a `defaults:` list, with the line that it stands on."""
-    items = node.value if isinstance(node, yaml.SequenceNode) else [None]
-    if all(isinstance(item, yaml.ScalarNode) for item in items):
+    items: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in items):
         yield from ((str(item.value), place(shown, item)) for item in items)
         return
     into.problems.append(

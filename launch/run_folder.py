@@ -22,7 +22,7 @@ from types import TracebackType
 GIT_DEADLINE_S = 5.0
 
 
-class RunFolderLocked(RuntimeError):
+class RunFolderLockedError(RuntimeError):
     """Another driver holds this run folder."""
 
 
@@ -99,7 +99,7 @@ class RunFolder:
         """Take the folder for this process until `release`, or until the process ends.
 
         Raises:
-            RunFolderLocked: another driver has it; the message names its process.
+            RunFolderLockedError: another driver has it; the message names its process.
         """
         return RunLock(self.path / ".lock")
 
@@ -116,7 +116,7 @@ class RunLock:
             holder = os.pread(self._fd, 200, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(self._fd)
             self._fd = None
-            raise RunFolderLocked(
+            raise RunFolderLockedError(
                 f"run folder {path.parent} is in use by {holder}; stop that run, "
                 "or give this one another name=... or run_dir=..."
             ) from None

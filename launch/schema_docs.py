@@ -1,7 +1,7 @@
 """The keys of a recipe, read off the schema: name, type, default and the text under the field.
 
-Nothing here is kept by hand: types come from annotations, texts from the string that follows each field in the
-source of its dataclass.
+Nothing here is kept by hand: types come from annotations, texts from the string that follows each field in
+the source of its dataclass.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import types
 import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from funicular.launch.config import Config
@@ -95,11 +96,9 @@ def _keys_of(schema: type, prefix: str) -> typing.Iterator[Key]:
 def _field_docs(schema: type) -> dict[str, str]:
     """Field name to the string that stands right under it, on one line."""
     tree = ast.parse(inspect.getsource(sys.modules[schema.__module__]))
-    body = next(
-        node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == schema.__name__
-    )
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == schema.__name__)
     docs = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):

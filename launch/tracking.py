@@ -1,7 +1,7 @@
 """What the loop tells about a run, and where it goes: `metrics.jsonl` first, then the terminal, then MLflow.
 
-Nothing here raises on behalf of training: a full disk, a closed terminal or an unreachable server is reported and
-counted (`tracking/*`), and the run goes on.
+Nothing here raises on behalf of training: a full disk, a closed terminal or an unreachable server is reported
+and counted (`tracking/*`), and the run goes on.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Tracker:
             self._sink.begin_attempt(attempt, resumed_from_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics of a step; a step may have several calls. Non-finite values are left out and counted."""
+        """Record metrics of a step, in one call or several. Non-finite values are left out and counted."""
         finite = {metric_name(key): float(value) for key, value in metrics.items() if _is_finite(value)}
         self._nonfinite += len(metrics) - len(finite)
         record: dict[str, Any] = {"step": step, "attempt": self._attempt, "time": round(time.time(), 3)}
@@ -107,7 +107,7 @@ class Tracker:
         self._send(record)
 
     def completions(self, step: int, rows: Sequence[CompletionRow]) -> None:
-        """Record a table of completions as a file of the run folder, and in MLflow. No rows: nothing happens."""
+        """Record a table of completions: a file of the run folder, then MLflow. No rows: nothing happens."""
         if not rows:
             return
         path = self._folder.completions / f"step_{step:06d}_attempt_{self._attempt}.jsonl"
@@ -162,7 +162,7 @@ def open_tracker(
     attempt: int,
     resumed_from_step: int | None = None,
 ) -> Tracker:
-    """A tracker for a run whose `config.yaml` is written. Returns at once: MLflow is opened by its own thread.
+    """A tracker for a run whose `config.yaml` is written. Returns at once: a thread opens MLflow.
 
     Args:
         attempt: 1 for a new run; higher after each return to a snapshot.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from funicular.launch.problems import Problem
 
 _PREFIX = "tag:yaml.org,2002:"
@@ -57,20 +58,25 @@ def parse_file(path: Path, shown: str) -> tuple[Loader, yaml.MappingNode | None,
     if root is None:
         return loader, None, []
     problems = list(_unusable(loader, root, "", shown, ()))
-    if not problems and not isinstance(root, yaml.MappingNode):
-        problems = [Problem(where=place(shown, root), expected="a recipe is a mapping of keys to values")]
     if problems:
         return loader, None, problems
+    if not isinstance(root, yaml.MappingNode):
+        expected = "a recipe is a mapping of keys to values"
+        return loader, None, [Problem(where=place(shown, root), expected=expected)]
     return loader, root, list(_duplicates(root, "", shown))
 
 
 def parse_value(text: str, *, as_text: bool) -> Any:
     """One value from the command line.
 
+    Text without quotes stands as it is written, `:` and `#` included; null is null.
+
     Raises:
         yaml.YAMLError: not valid YAML, or a value that is not plain.
     """
     loader = Loader(text)
+    if as_text and text[:1] not in ("'", '"') and loader.plain_tag(text) != f"{_PREFIX}null":
+        return text
     node = loader.get_single_node()
     if node is None:
         return None
@@ -85,10 +91,29 @@ def value_of(loader: Loader, node: yaml.Node, *, as_text: bool = False) -> Any:
     return node.value if as_text and isinstance(node, yaml.ScalarNode) and value is not None else value
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `Loader` and YAML 1.1 readers both read back as it was; line ends stay inside quotes."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        f"{_PREFIX}str",
+        text,
+        style='"' if "\n" in text or Loader("").plain_tag(text) != f"{_PREFIX}str" else None,
+    ),
+)
+
+
+def one_line(value: Any) -> str:
+    """A value as YAML writes it, on one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def show_value(value: Any) -> str:
-    """A value as YAML writes it, on one line and cut when long."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
-    text = text.removesuffix("\n").removesuffix("\n...")
+    """A value on one line, cut when long: for messages."""
+    text = one_line(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -111,9 +136,7 @@ def _error_place(error: yaml.YAMLError, shown: str) -> str:
     return f"{shown}:{mark.line + 1}" if mark else shown
 
 
-def _unusable(
-    loader: Loader, node: yaml.Node, key: str, shown: str, above: tuple[yaml.Node, ...]
-) -> Iterator[Problem]:
+def _unusable(loader: Loader, node: yaml.Node, key: str, shown: str, above: tuple[yaml.Node, ...]) -> Iterator[Problem]:
     """Tags, keys that are not scalars, and aliases that contain themselves: what has no plain value."""
     where = place(shown, node)
     if any(node is ancestor for ancestor in above):
@@ -125,9 +148,7 @@ def _unusable(
         usual = {f"{_PREFIX}seq", f"{_PREFIX}map"}
     if node.tag not in usual:
         tag = node.tag.replace(_PREFIX, "!!")
-        yield Problem(
-            where=where, key=key, expected=f"the tag {tag} is not read; recipes hold plain values only"
-        )
+        yield Problem(where=where, key=key, expected=f"the tag {tag} is not read; recipes hold plain values only")
         return
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:

@@ -1,11 +1,12 @@
 """A child process that answers one framed message at a time and can always be killed.
 
-A frame is a length (8 bytes, big-endian) and that many bytes. Requests are pickles, from us; replies are JSON, so that
-nothing the child says is executed here.
+A frame is a length (8 bytes, big-endian) and that many bytes. Requests are pickles, from us; replies are
+JSON, so that nothing the child says is executed here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -20,19 +21,19 @@ MAX_REPLY_BYTES = 16 << 20
 _REAP_DEADLINE_S = 10.0
 
 
-class ChildDied(RuntimeError):
+class ChildDiedError(RuntimeError):
     """The child exited, or broke the protocol, before it answered."""
 
 
-class ChildTimedOut(RuntimeError):
+class ChildTimeoutError(RuntimeError):
     """The child did not answer within the limit. It was killed."""
 
 
 class Child:
     """One process, its own session, so that whatever it starts is killed with it.
 
-    Start it from a thread that lives as long as it should: the kernel's parent-death signal, which the child asks
-    for, fires when that thread ends.
+    Start it from a thread that lives as long as it should: the kernel's parent-death signal, which the child
+    asks for, fires when that thread ends.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -69,25 +70,23 @@ class Child:
         """Send one request and wait for its reply, at most `limit_s` seconds for both together.
 
         Raises:
-            ChildTimedOut, ChildDied: the child is dead and reaped in both cases.
+            ChildTimeoutError, ChildDiedError: the child is dead and reaped in both cases.
         """
         try:
             return self._exchange(request, time.monotonic() + limit_s)
         except TimeoutError:
             self.kill()
-            raise ChildTimedOut(f"no answer in {limit_s:g} s") from None
+            raise ChildTimeoutError(f"no answer in {limit_s:g} s") from None
         except (EOFError, BrokenPipeError, ValueError) as error:
             code = self._process.poll()
             self.kill()
             how = f"exit code {self._process.returncode}" if code is None else f"exit code {code}"
-            raise ChildDied(f"the reward process died ({how}) {error}".rstrip()) from None
+            raise ChildDiedError(f"the reward process died ({how}) {error}".rstrip()) from None
 
     def kill(self) -> None:
         """SIGKILL to the whole group, then reap. Safe to call twice."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # the group is gone already
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # the group is gone already
         self._process.wait(_REAP_DEADLINE_S)
         self._stdin.close()
         self._stdout.close()

@@ -1,7 +1,7 @@
 """The process that runs verifiers and reward functions: `python -m funicular.rewards.child PARENT_PID`.
 
-Its code is trusted to be honest, not to terminate. It loads the functions once, then answers one call at a time until
-its input ends; whoever started it kills it when a call takes too long.
+Its code is trusted to be honest, not to terminate. It loads the functions once, then answers one call at a
+time until its input ends; whoever started it kills it when a call takes too long.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _from_file(name: str, file: Path) -> RewardFunction:
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))  # so that it imports its neighbours, as a script would
     spec = importlib.util.spec_from_file_location(f"user_reward_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -4,8 +4,9 @@ A reward function has TRL's signature: keyword arguments in, one number per comp
 
     def function(prompts, completions, **columns) -> list[float | None]
 
-`completions` are texts, or one-message lists where the task's prompt is chat messages; `columns` are the dataset's
-columns as lists of G, and `answer`, `task_id`, `correct` (what the verifier said) and `completion_ids` (tokens). None
+`completions` are texts, or one-message lists where the task's prompt is chat messages; `columns` are the
+dataset's columns as lists of G, and `answer`, `task_id`, `correct` (what the verifier said) and
+`completion_ids` (tokens). None
 means: does not apply to this task.
 """
 
@@ -37,7 +38,8 @@ def correctness(correct: list[bool], **_: Any) -> list[float | None]:
 def closeness(
     completions: list[Any], answer: list[str | None], *, tolerance: float = 1.0, **_: Any
 ) -> list[float | None]:
-    """Graded by numeric distance: 1 at the reference, falling linearly to 0 at tolerance * max(1, |reference|) away.
+    """Graded by numeric distance: 1 at the reference, falling linearly to 0 at tolerance * max(1,
+    |reference|) away.
 
     The completion's number is its last one; 0.0 without one. None where the reference is no number.
     """
@@ -49,12 +51,10 @@ def closeness(
 def length(
     completion_ids: list[list[int]], *, target: int | None = None, max: int | None = None, **_: Any
 ) -> list[float | None]:
-    """Of tokens. With `target`: 1 there, falling linearly to 0 at 0 and at twice the target. With `max`: 1 up to it,
-    falling linearly to 0 at twice as many. Give exactly one of the two."""
+    """Of tokens. With `target`: 1 there, falling linearly to 0 at 0 and at twice the target. With `max`: 1 up
+    to it, falling linearly to 0 at twice as many. Give exactly one of the two."""
     if (target is None) == (max is None):
-        raise ValueError(
-            f"length: target={target}, max={max}; expected exactly one of them in reward.options.length"
-        )
+        raise ValueError(f"length: target={target}, max={max}; expected exactly one of them in reward.options.length")
     goal = target or max or 0
     if goal <= 0:
         raise ValueError(f"length: {goal} tokens; expected a number above 0")
@@ -95,9 +95,7 @@ def check_rewards(config: RewardConfig, folder: Path) -> dict[str, Path]:
     """
     check_verifier(config.verifier)
     if not config.functions:
-        raise ValueError(
-            "reward.functions is empty; expected at least one function, such as {correctness: 1.0}"
-        )
+        raise ValueError("reward.functions is empty; expected at least one function, such as {correctness: 1.0}")
     for name, weight in config.functions.items():
         if not math.isfinite(weight):
             raise ValueError(f"reward.functions.{name}={weight}: expected a finite weight")
@@ -107,9 +105,7 @@ def check_rewards(config: RewardConfig, folder: Path) -> dict[str, Path]:
                 f"reward.options.{name}: not among reward.functions; {known_names(name, config.functions)}"
             )
         if not isinstance(options, Mapping):
-            raise ValueError(
-                f"reward.options.{name}={options!r}: expected keyword arguments, such as {{target: 200}}"
-            )
+            raise ValueError(f"reward.options.{name}={options!r}: expected keyword arguments, such as {{target: 200}}")
         if name in FUNCTIONS:
             check_options(name, FUNCTIONS[name], options)
     return {name: _user_file(name, folder) for name in config.functions if name not in FUNCTIONS}
@@ -124,15 +120,11 @@ def check_options(name: str, function: RewardFunction, options: Mapping[str, Any
     built_in = name in FUNCTIONS
     if not built_in and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return
-    kinds = {inspect.Parameter.KEYWORD_ONLY} | (
-        set() if built_in else {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    )
+    kinds = {inspect.Parameter.KEYWORD_ONLY} | (set() if built_in else {inspect.Parameter.POSITIONAL_OR_KEYWORD})
     accepted = [p.name for p in parameters if p.kind in kinds]
     for option in options:
         if option not in accepted:
-            raise ValueError(
-                f"reward.options.{name}.{option}: no such option; {known_names(option, accepted)}"
-            )
+            raise ValueError(f"reward.options.{name}.{option}: no such option; {known_names(option, accepted)}")
 
 
 def arguments_for(function: RewardFunction, available: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,13 +139,11 @@ def _user_file(name: str, folder: Path) -> Path:
     path, colon, attribute = name.rpartition(":")
     if not colon or not attribute.isidentifier() or not path.endswith(".py"):
         raise ValueError(
-            f"reward.functions.{name}: no such built-in and not path.py:function; {known_names(name, FUNCTIONS)}"
+            f"reward.functions.{name}: neither path.py:function nor built-in; {known_names(name, FUNCTIONS)}"
         )
     file = (folder / path).resolve()
     if not file.is_file():
-        raise ValueError(
-            f"reward.functions.{name}: no file {file}; paths are relative to the recipe's folder"
-        )
+        raise ValueError(f"reward.functions.{name}: no file {file}; paths are relative to the recipe's folder")
     return file
 
 

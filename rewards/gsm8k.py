@@ -1,7 +1,7 @@
 r"""Five graded reward functions for GSM8K with XML answers, known from many public GRPO examples.
 
-They ask for `<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>` and together give at most 4. Written anew, with
-one deliberate difference to the versions in circulation: text between tags may span lines.
+They ask for `<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>` and together give at most 4. Written
+anew, with one deliberate difference to the versions in circulation: text between tags may span lines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
 def gsm8k_correctness(completions: list[Any], answer: list[str | None], **_: Any) -> list[float | None]:
-    """2.0 if the text in the last <answer> tag equals the reference, as a number or else as text; 0.0 otherwise."""
+    """2.0 if the text in the last <answer> tag equals the reference, as a number or else as text; 0.0
+    otherwise."""
     return [
         2.0 if reference is not None and _same(_tagged_answer(text), reference) else 0.0
         for text, reference in zip(texts_of(completions), answer, strict=True)

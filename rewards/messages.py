@@ -20,7 +20,8 @@ def texts_of(completions: list[Any]) -> list[str]:
 
 
 def shaped(task: Task, texts_G: list[str]) -> tuple[list[Any], list[Any]]:
-    """(G) prompts and (G) completions as the task's prompt has them: text, or message lists as TRL hands them."""
+    """(G) prompts and (G) completions as the task's prompt has them: text, or message lists as TRL hands
+    them."""
     if isinstance(task.prompt, str):
         return [task.prompt] * len(texts_G), texts_G
     prompt = [dict(message) for message in task.prompt]

@@ -1,7 +1,9 @@
-"""Scores a rollout group: verifier and reward functions in a killable process, and the rules for what goes wrong.
+"""Scores a rollout group: verifier and reward functions in a killable process, and the rules for what goes
+wrong.
 
-Values are only ever taken from calls on whole groups, since a function may compare the completions of a group. Single
-calls find out which completion is to blame; the rest of the group is then evaluated together again.
+Values are only ever taken from calls on whole groups, since a function may compare the completions of a
+group. Single calls find out which completion is to blame; the rest of the group is then evaluated together
+again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from funicular.rewards.channel import Child, ChildDied, ChildTimedOut
+from funicular.rewards.channel import Child, ChildDiedError, ChildTimeoutError
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.functions import check_rewards
 from funicular.rewards.types import Status, Task, Verdict
@@ -31,7 +33,7 @@ class RewardLoadError(ValueError):
     """A reward function or verifier could not be imported; the message is the child's."""
 
 
-class _Raised(RuntimeError):
+class _RaisedError(RuntimeError):
     """The function raised, in the child."""
 
 
@@ -87,7 +89,7 @@ class FunctionRunner:
         }
         try:
             self._exchange(self._child, "load", load, START_LIMIT_S)
-        except (_Raised, ChildDied, ChildTimedOut) as error:
+        except (_RaisedError, ChildDiedError, ChildTimeoutError) as error:
             self.close()
             raise RewardLoadError(f"reward: loading {', '.join(load['names'])} failed: {error}") from None
 
@@ -154,15 +156,16 @@ class FunctionRunner:
     def _exchange(child: Child, operation: str, arguments: dict[str, Any], limit_s: float) -> dict[str, Any]:
         reply = json.loads(child.exchange(pickle.dumps((operation, arguments)), limit_s))
         if "raised" in reply:
-            raise _Raised(reply["raised"])
+            raise _RaisedError(reply["raised"])
         return reply
 
 
 def _attribute(call: Callable[[list[int]], list[Any]], indexes: list[int]) -> _Outcome:
     """Evaluate a group; where that fails, find out for which completions, and evaluate the others again.
 
-    An exception or a crash is retried once. What times out alone is the completion's own doing; what raises alone is
-    the function's error. A group that fails only when it is together is the function's error for all of it.
+    An exception or a crash is retried once. What times out alone is the completion's own doing; what raises
+    alone is the function's error. A group that fails only when it is together is the function's error for all
+    of it.
     """
     outcome = _Outcome()
     if not indexes:
@@ -171,29 +174,27 @@ def _attribute(call: Callable[[list[int]], list[Any]], indexes: list[int]) -> _O
     try:
         outcome.values = dict(zip(indexes, call(indexes), strict=True))
         return outcome
-    except ChildTimedOut:
+    except ChildTimeoutError:
         pass
-    except (_Raised, ChildDied):
+    except (_RaisedError, ChildDiedError):
         tries_alone = 1  # the call below is the retry
         try:
             outcome.values = dict(zip(indexes, call(indexes), strict=True))
             return outcome
-        except (ChildTimedOut, _Raised, ChildDied):
+        except (ChildTimeoutError, _RaisedError, ChildDiedError):
             pass
     for index in indexes:
         try:
             _alone(call, index, tries_alone)
-        except ChildTimedOut as error:
+        except ChildTimeoutError as error:
             outcome.timeouts[index] = str(error)
-        except (_Raised, ChildDied) as error:
+        except (_RaisedError, ChildDiedError) as error:
             outcome.errors[index] = str(error)
     rest = [i for i in indexes if i not in outcome.timeouts and i not in outcome.errors]
     try:
         outcome.values = dict(zip(rest, call(rest) if rest else [], strict=True))
-    except (ChildTimedOut, _Raised, ChildDied) as error:
-        outcome.errors |= dict.fromkeys(
-            rest, f"{error} (on these completions together, on none of them alone)"
-        )
+    except (ChildTimeoutError, _RaisedError, ChildDiedError) as error:
+        outcome.errors |= dict.fromkeys(rest, f"{error} (on these completions together, on none of them alone)")
     return outcome
 
 
@@ -202,7 +203,7 @@ def _alone(call: Callable[[list[int]], list[Any]], index: int, tries: int) -> No
         try:
             call([index])
             return
-        except (_Raised, ChildDied):
+        except (_RaisedError, ChildDiedError):
             if not remaining:
                 raise
 

@@ -1,12 +1,13 @@
 """Verifiers: pure functions that decide whether a completion's text solves its task.
 
-They run in the scorer's child process (`funicular.rewards.child`), which is killed from outside when it takes too
-long; so none of them has a time limit of its own. A verifier that runs code will stand here too: it hands the text to
-the sandbox and reports the sandbox's finer outcome in `Verification.details`.
+They run in the scorer's child process (`funicular.rewards.child`), which is killed from outside when it takes
+too long; so none of them has a time limit of its own. A verifier that runs code will stand here too: it hands
+the text to the sandbox and reports the sandbox's finer outcome in `Verification.details`.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,13 +37,15 @@ Verifier = Callable[[Task, str], Verification]
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number in the text: 1,234.5, -3, .5; a trailing full stop is no part of it. None: no number."""
+    """The last number in the text: 1,234.5, -3, .5; a trailing full stop is no part of it. None: no
+    number."""
     found = _NUMBER.findall(text)
     return _to_decimal(found[-1]) if found else None
 
 
 def as_number(text: str) -> Decimal | None:
-    """The number that the whole text is, up to spaces, a currency sign and a trailing full stop; else None."""
+    """The number that the whole text is, up to spaces, a currency sign and a trailing full stop; else
+    None."""
     stripped = text.strip().lstrip("$").strip().removesuffix(".")
     return _to_decimal(stripped) if _NUMBER.fullmatch(stripped) else None
 
@@ -61,8 +64,8 @@ def exact_number(task: Task, text: str) -> Verification:
 def gsm8k(task: Task, text: str) -> Verification:
     """Correct if the number after the last `####` equals the reference answer.
 
-    A text without `####`, or without a number after it, is not correct: the mark is part of what is asked. The
-    reference may be the number alone or GSM8K's whole solution, which ends in `#### number`.
+    A text without `####`, or without a number after it, is not correct: the mark is part of what is asked.
+    The reference may be the number alone or GSM8K's whole solution, which ends in `#### number`.
 
     Raises:
         ValueError: the reference has no number.
@@ -80,15 +83,16 @@ def math(task: Task, text: str) -> Verification:
     Raises:
         ValueError: math-verify cannot parse the reference.
     """
-    # Imported here: it brings sympy. Its own time limits use SIGALRM, which fails silently off the main thread.
+    # Imported here: it brings sympy. Its own time limits use SIGALRM, which fails silently off the main
+    # thread.
     from math_verify import parse, verify
 
     _need_answer(task.answer, "math")
-    reference = parse(f"${task.answer}$", parsing_timeout=None) or parse(task.answer, parsing_timeout=None)
-    if not reference:
-        raise ValueError(
-            f"math: the reference answer {task.answer!r} cannot be parsed; expected LaTeX or a number"
-        )
+    # A string among the results is only the text again, not something that was parsed.
+    readings = (parse(form, parsing_timeout=None) for form in (f"${task.answer}$", task.answer))
+    reference = next((r for r in readings if any(not isinstance(part, str) for part in r)), None)
+    if reference is None:
+        raise ValueError(f"math: cannot parse the reference answer {task.answer!r}; expected LaTeX or a number")
     found = parse(text, parsing_timeout=None)
     correct = bool(found) and verify(reference, found, timeout_seconds=None)
     return Verification(correct=correct, details={"extracted": str(found[-1])[:200] if found else "nothing"})
@@ -104,7 +108,8 @@ def check_verifier(name: str) -> None:
 
 
 def check_answer(verifier: str, answer: str | None) -> None:
-    """Raises ValueError for a reference answer that this verifier could never use. Cheap: loads no math-verify."""
+    """Raises ValueError for a reference answer that this verifier could never use. Cheap: loads no
+    math-verify."""
     _need_answer(answer, verifier)
     if verifier == "exact_number":
         _reference_number(answer, verifier)
@@ -115,6 +120,8 @@ def check_answer(verifier: str, answer: str | None) -> None:
 def prepare(verifier: str) -> None:
     """Do the verifier's slow imports now, outside the time limits of completions."""
     if verifier == "math":
+        # Once per process it warns that it has no time limit, which here is on purpose.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
         math(Task(task_id="", prompt="", answer="1", verifier="math"), "$1$")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from funicular.actors.types import GenerationRecord, GroupPayload, ScoredGroup
 from funicular.rewards.types import Status, Task, Verdict
 

@@ -86,8 +86,8 @@ def _make_config(architecture: Architecture, *, tied: bool, tokenizer: Any) -> A
     kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
     return kind(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=128,  # heads of 32: vLLM on CPU knows no smaller ones
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

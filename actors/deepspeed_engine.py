@@ -1,0 +1,136 @@
+"""DeepSpeed as the learner uses it. Everything learnt about it the hard way stands here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from funicular.actors.config import LearnerConfig
+
+# DeepSpeed's defaults of 5e8 elements are made for GPUs; on a CPU they cost gigabytes and time.
+_CPU_SIZES = {
+    "reduce_bucket_size": 5_000_000,
+    "allgather_bucket_size": 5_000_000,
+    "stage3_prefetch_bucket_size": 5_000_000,
+    "stage3_max_live_parameters": 30_000_000,
+    "stage3_max_reuse_distance": 30_000_000,
+    "sub_group_size": 100_000_000,
+}
+
+
+def join_process_group(rank: int, world_size: int, host: str, port: int, *, timeout_s: float) -> torch.device:
+    """Join the learner's process group and return this rank's device. Once per process.
+
+    Args:
+        timeout_s: seconds after which a collective fails because a peer does not come.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK="0",
+        WORLD_SIZE=str(world_size),
+        LOCAL_SIZE="1",
+        MASTER_ADDR=host,
+        MASTER_PORT=str(port),
+    )
+    import deepspeed
+    import deepspeed.ops
+
+    # Its shared-memory collectives would be compiled here, which needs a C++ toolchain on every node.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False
+    )
+    return torch.device("cuda:0" if on_gpu else "cpu")
+
+
+def make_engine(policy: torch.nn.Module, config: LearnerConfig, device: torch.device) -> Any:
+    """Wrap the policy. Gradients are summed by `backward`, applied by `apply_gradients`."""
+    import deepspeed
+
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+    else:
+        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    warmup = max(1, config.warmup_steps)
+    engine, *_ = deepspeed.initialize(
+        model=policy,
+        optimizer=optimizer,
+        lr_scheduler=lambda base: torch.optim.lr_scheduler.LambdaLR(base, lambda s: min(1.0, (s + 1) / warmup)),
+        config=_deepspeed_config(config, device),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _deepspeed_config(config: LearnerConfig, device: torch.device) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": device.type == "cuda"}
+    if device.type == "cpu":
+        zero |= _CPU_SIZES
+    out: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # only names of things here: `backward` is told not to divide
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": True,
+        "gradient_clipping": config.max_grad_norm,  # unset, it would be 1.0
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if config.dtype == "bfloat16":
+        out["bf16"] = {"enabled": True}
+        out["data_types"] = {"grad_accum_dtype": "fp32"}  # 2^8 micro-batches would vanish in bfloat16 sums
+    return out
+
+
+def backward(engine: Any, loss: torch.Tensor, *, last: bool, world_size: int) -> None:
+    """Add the gradient of this rank's part of the optimizer batch's loss.
+
+    DeepSpeed averages over ranks: the loss is multiplied by their number, and `scale_wrt_gas=False` keeps it from
+    dividing by a number of accumulation steps that it does not know.
+
+    Args:
+        last: whether this is the last micro-batch; gradients are exchanged there at the latest.
+    """
+    engine.backward(loss * world_size, scale_wrt_gas=False)
+    del last
+
+
+def apply_gradients(engine: Any) -> float:
+    """One optimizer step. Returns the gradient's norm before clipping."""
+    norm = _plain_norm(engine) if engine.get_global_grad_norm() is None else None
+    engine.step()
+    return float(engine.get_global_grad_norm()) if norm is None else norm
+
+
+def _plain_norm(engine: Any) -> float:
+    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads))
+
+
+def gathered(parameters: Iterable[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+    """Make whole the parameters that ZeRO-3 has partitioned; a collective. Nothing to do for the other stages."""
+    parameters = list(parameters)
+    if not any(hasattr(p, "ds_id") for p in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The shape of a parameter, partitioned or not."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

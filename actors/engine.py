@@ -1,0 +1,90 @@
+"""Starts a vLLM engine with the settings that this project relies on, on CPU and on GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+
+_GIB = 1 << 30
+
+
+def start_engine(
+    config: GeneratorConfig, sync: WeightSyncConfig, *, model_folder: str, seed: int, use_gpu: bool
+) -> Any:
+    """Start an AsyncLLM in the running event loop, which it blocks meanwhile (about a minute).
+
+    Returns:
+        The engine, ready to receive weights. Its own weights are those of `model_folder`.
+    """
+    _set_environment(config, use_gpu=use_gpu)
+
+    from vllm.config import WeightTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from funicular.actors import vllm_compat
+
+    vllm_compat.register()
+    where = _on_gpu(config) if use_gpu else _on_cpu(config)
+    arguments = AsyncEngineArgs(
+        model=model_folder,
+        dtype=config.dtype,
+        seed=seed,
+        tensor_parallel_size=config.tensor_parallel_size,
+        max_model_len=max(config.max_prompt_tokens + config.max_completion_tokens, sync.canary_tokens + 1),
+        max_num_seqs=config.max_sequences + 1,  # one place is kept for the canary
+        scheduling_policy="priority",  # the canary goes first
+        # Of the distribution that was sampled from, temperature included; the default leaves it out.
+        logprobs_mode="processed_logprobs",
+        stream_interval=8,
+        worker_extension_cls="funicular.actors.vllm_compat.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=vllm_compat.BACKEND),
+        disable_log_stats=True,
+        enable_log_requests=False,
+        **where,
+    )
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def _set_environment(config: GeneratorConfig, *, use_gpu: bool) -> None:
+    """What vLLM reads from the environment, in this process and in those that it starts."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
+        VLLM_ENGINE_READY_TIMEOUT_S=str(int(config.start_deadline_s)),
+        HF_HUB_OFFLINE="1",
+    )
+    if use_gpu:
+        return
+    # By default one core per worker is kept from computing.
+    os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", TORCHDYNAMO_DISABLE="1")
+    os.environ["OMP_NUM_THREADS"] = str(_threads(config))
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
+
+
+def _threads(config: GeneratorConfig) -> int:
+    if config.cpu_threads:
+        return config.cpu_threads
+    return max(1, len(os.sched_getaffinity(0)) // config.tensor_parallel_size)
+
+
+def _on_cpu(config: GeneratorConfig) -> dict[str, Any]:
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    one_worker = config.tensor_parallel_size == 1
+    return {
+        "kv_cache_memory_bytes": int(config.kv_cache_gib * _GIB),
+        "enforce_eager": True,  # compiling costs minutes on CPU and gains nothing there
+        # vLLM would start one process more, only to bind threads.
+        "distributed_executor_backend": UniProcExecutor if one_worker else "mp",
+    }
+
+
+def _on_gpu(config: GeneratorConfig) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_fraction}
+    if config.tensor_parallel_size > 1:
+        arguments["distributed_executor_backend"] = "mp"
+    return arguments

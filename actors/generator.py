@@ -1,0 +1,359 @@
+"""A generator: one vLLM engine that completes tasks with verified weights only.
+
+`Generator` is a plain class; `generator_actor` wraps it for Ray. Weights arrive through `install`
+(`weight_install.py`); `generate` may be called at any time, during an install too: requests wait in the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+from funicular.actors.errors import GroupFailed
+from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
+from funicular.actors.weights import PublishedWeights, SyncRecord
+
+CONCURRENT_CALLS = 4096
+"""Calls that one actor answers at once: groups in flight, and health, metrics and installs beside them."""
+INITIAL_LABEL = "unverified"
+"""The engine's label before the first install; no token carries it, because nothing is generated before."""
+_WATCH_PERIOD_S = 1.0
+
+
+@dataclass(slots=True)
+class _Completion:
+    """One member of a group, as it grows."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    truncated: bool = False
+    spans: list[tuple[str, int]] = field(default_factory=list)
+    """(label, end) of each run of tokens that were sampled with the same weights."""
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """One group under way."""
+
+    failure: asyncio.Future[None]
+    """Set to make the whole group fail."""
+    last_token: float = field(default_factory=time.monotonic)
+    in_engine: int = 0
+
+    def touch(self) -> None:
+        self.last_token = time.monotonic()
+
+    def fail(self, reason: str, detail: str) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(GroupFailed(reason, detail))
+
+
+class Generator:
+    """Owns one engine.
+
+    Args:
+        name: in records, and in the ledger.
+        model_folder: a Hugging Face folder; its weights only give the engine its shape, and are never served.
+        chat_template: `auto`, `plain` or a Jinja file.
+        seed: of sampling; give every generator its own.
+        use_gpu: False runs vLLM's CPU backend.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: GeneratorConfig,
+        sync: WeightSyncConfig,
+        *,
+        model_folder: str,
+        chat_template: str,
+        seed: int,
+        use_gpu: bool,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._sync = sync
+        self._model_folder = model_folder
+        self._chat_template = chat_template
+        self._seed = seed
+        self._use_gpu = use_gpu
+        self._engine: Any = None
+        self._places = asyncio.Semaphore(config.max_sequences)
+        self._request_numbers = itertools.count()
+        self._groups: set[_Group] = set()
+        self._counts = {"groups": 0, "groups_failed": 0, "tokens": 0}
+
+    async def start(self) -> dict[str, float]:
+        """Start the engine. Blocks the event loop for about a minute; call once.
+
+        Returns:
+            Seconds that it took, and number of tensors that a weight set must hold.
+        """
+        from funicular.actors.engine import start_engine
+        from funicular.actors.prompts import Prompts, load_tokenizer
+        from funicular.actors.shm_files import remove_leftovers
+        from funicular.actors.version_gate import VersionGate
+        from funicular.actors.weight_check import ExpectedTensor
+        from funicular.actors.weight_install import WeightInstaller
+
+        began = time.monotonic()
+        remove_leftovers()
+        self._prompts = Prompts(load_tokenizer(self._model_folder), self._chat_template)
+        self._engine = start_engine(
+            self._config, self._sync, model_folder=self._model_folder, seed=self._seed, use_gpu=self._use_gpu
+        )
+        async with asyncio.timeout(self._config.start_deadline_s):
+            await self._init_weight_transfer()
+            expected = await self._engine.collective_rpc("funicular_expected_tensors")
+        self._gate = VersionGate()
+        self._installer = WeightInstaller(
+            self._engine,
+            name=self._name,
+            config=self._config,
+            sync=self._sync,
+            expected=[ExpectedTensor(name=n, shape=tuple(shape), dtype=d) for n, shape, d in expected[0]],
+            gate=self._gate,
+            abort_running=self._abort_running,
+        )
+        return {"seconds": time.monotonic() - began, "tensors": float(len(expected[0]))}
+
+    async def _init_weight_transfer(self) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        await self._engine.update_weight_version(INITIAL_LABEL)
+
+    @property
+    def committed_version(self) -> int | None:
+        """Newest policy version that was verified here; None before the first install."""
+        return self._gate.committed
+
+    async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, GroupPayload]:
+        """Complete one task `request.count` times.
+
+        Raises:
+            GroupFailed: with one of the reasons in docs/weight_sync.md; says whether the task may be tried again.
+            RuntimeError: before the first version was committed.
+        """
+        if self.committed_version is None:
+            raise RuntimeError(f"{self._name}: generate before any weights were committed; publish first")
+        try:
+            record, payload = await self._generate(request)
+        except GroupFailed:
+            self._counts["groups_failed"] += 1
+            raise
+        self._counts["groups"] += 1
+        self._counts["tokens"] += int(payload.offsets[-1])
+        return record, payload
+
+    async def _generate(self, request: GenerationRequest) -> tuple[GenerationRecord, GroupPayload]:
+        prompt_ids = self._prompts.render(request.task)
+        if len(prompt_ids) > self._config.max_prompt_tokens:
+            limit = self._config.max_prompt_tokens
+            detail = f"{len(prompt_ids)} tokens, generator.max_prompt_tokens={limit}"
+            raise GroupFailed("prompt_too_long", detail, retry_task=False)
+        began = time.monotonic()
+        completions_G = await self._complete(prompt_ids, request)
+        seconds = time.monotonic() - began
+        labels = {label for completion in completions_G for label, _ in completion.spans}
+        versions = await self._gate.versions(labels, self._sync.deadline_s)
+        texts = tuple(self._prompts.decode(completion.token_ids) for completion in completions_G)
+        payload = _pack(request.group_id, prompt_ids, completions_G, versions, texts)
+        return _record(self._name, payload, completions_G, seconds), payload
+
+    async def _complete(self, prompt_ids: list[int], request: GenerationRequest) -> list[_Completion]:
+        """All completions of a group; when one fails, the others are aborted."""
+        group = _Group(failure=asyncio.get_running_loop().create_future())
+        members = [
+            asyncio.create_task(self._complete_one(prompt_ids, request.temperature, group))
+            for _ in range(request.count)
+        ]
+        self._groups.add(group)
+        try:
+            while not all(member.done() for member in members):
+                await asyncio.wait(
+                    {group.failure, *members}, timeout=_WATCH_PERIOD_S, return_when=asyncio.FIRST_EXCEPTION
+                )
+                if group.failure.done():
+                    group.failure.result()
+                for member in members:
+                    if member.done():
+                        member.result()
+                self._check_progress(group)
+            return [member.result() for member in members]
+        finally:
+            self._groups.discard(group)
+            group.failure.cancel()
+            for member in members:
+                member.cancel()  # a request whose task is cancelled is aborted in the engine
+            await asyncio.gather(*members, return_exceptions=True)
+
+    def _check_progress(self, group: _Group) -> None:
+        """Installs have a deadline of their own, and members that wait for a place are not hung."""
+        if self._installer.running or group.in_engine == 0:
+            group.touch()
+        elif time.monotonic() - group.last_token > self._config.progress_deadline_s:
+            detail = f"no token in {self._config.progress_deadline_s:.0f} s (generator.progress_deadline_s)"
+            raise GroupFailed("no_progress", detail)
+
+    async def _complete_one(self, prompt_ids: list[int], temperature: float, group: _Group) -> _Completion:
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        async with self._places:
+            group.in_engine += 1
+            group.touch()
+            try:
+                return await self._stream(prompt_ids, temperature, group)
+            except EngineDeadError as error:
+                raise GroupFailed("engine_died", f"{self._name}: {error}") from error
+            except EngineGenerateError as error:
+                raise GroupFailed("engine_error", f"{self._name}: {error.__cause__ or error}") from error
+            finally:
+                group.in_engine -= 1
+
+    async def _stream(self, prompt_ids: list[int], temperature: float, group: _Group) -> _Completion:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=temperature,
+            max_tokens=self._config.max_completion_tokens,
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        completion = _Completion()
+        prompt = tokens_input(prompt_ids)
+        request_id = f"{self._name}-{next(self._request_numbers)}"
+        async for output in self._engine.generate(prompt, parameters, request_id=request_id):
+            news = output.outputs[0]
+            completion.token_ids.extend(news.token_ids)
+            if news.token_ids:
+                rows = zip(news.token_ids, news.logprobs, strict=True)
+                completion.logprobs.extend(row[token].logprob for token, row in rows)
+                group.touch()
+            if news.finish_reason is None:
+                continue
+            if news.finish_reason not in ("stop", "length"):
+                reason = self._abort_reasons.get(request_id, "aborted")
+                raise GroupFailed(
+                    reason, f"{self._name}: the engine ended a request with {news.finish_reason}"
+                )
+            completion.truncated = news.finish_reason == "length"
+            completion.spans = [(span.version, span.end) for span in news.weight_versions or ()]
+        return completion
+
+    async def install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
+        """Load a published version, verify what the engine then uses, and commit it.
+
+        Args:
+            attempt: a number that this generator has not seen with this version.
+
+        Raises:
+            WeightSyncError: not committed; `stage` is manifest (nothing was touched), bucket, load, verify or
+                canary. After the last four nothing is generated until a later install succeeds.
+        """
+        return await self._installer.install(published, attempt)
+
+    def _abort_running(self, reason: str) -> None:
+        """Groups that have nothing in the engine yet go on waiting."""
+        for group in self._groups:
+            if group.in_engine:
+                group.fail(reason, f"{self._name}: aborted")
+
+    async def abort_all(self, reason: str) -> None:
+        """Abort every request, also those that wait for a place; their groups fail with `reason`."""
+        for group in self._groups:
+            group.fail(reason, f"{self._name}: aborted")
+
+    async def health(self) -> dict[str, Any]:
+        """State (`serving`, `installing`, `unverified`) and committed version.
+
+        Raises:
+            GroupFailed: `engine_died`; this generator must be rebuilt.
+        """
+        if self._engine is None or self._engine.errored:
+            raise GroupFailed("engine_died", f"{self._name}: the engine is not running")
+        state = "serving" if self._installer.usable else "unverified"
+        if self._installer.running:
+            state = "installing"
+        return {"name": self._name, "state": state, "committed_version": self.committed_version}
+
+    async def metrics(self) -> dict[str, float]:
+        """Counters since the start, and seconds of the last install by part."""
+        out = {f"generator/{key}": float(value) for key, value in self._counts.items()}
+        out["generator/running"] = float(sum(group.in_engine for group in self._groups))
+        out |= {f"sync/{part}_s": seconds for part, seconds in self._installer.seconds.items()}
+        return out
+
+    async def stop(self) -> None:
+        """End the engine and its processes."""
+        if self._engine is not None:
+            self._engine.shutdown()
+
+
+def _pack(
+    group_id: str,
+    prompt_ids: list[int],
+    completions_G: list[_Completion],
+    versions: dict[str, int],
+    texts: tuple[str, ...],
+) -> GroupPayload:
+    versions_T: list[int] = []
+    for completion in completions_G:
+        start = 0
+        for label, end in completion.spans:
+            versions_T.extend([versions[label]] * (end - start))
+            start = end
+    token_ids = np.array([t for c in completions_G for t in c.token_ids], dtype=np.int32)
+    if len(versions_T) != len(token_ids):
+        raise RuntimeError(f"{group_id}: {len(token_ids)} tokens, weight versions for {len(versions_T)}")
+    return GroupPayload(
+        group_id=group_id,
+        prompt_ids=np.array(prompt_ids, dtype=np.int32),
+        token_ids=token_ids,
+        offsets=np.cumsum([0, *(len(c.token_ids) for c in completions_G)], dtype=np.int64),
+        generator_logprobs=np.array([x for c in completions_G for x in c.logprobs], dtype=np.float32),
+        token_versions=np.array(versions_T, dtype=np.int32),
+        texts=texts,
+    )
+
+
+def _record(
+    name: str, payload: GroupPayload, completions_G: list[_Completion], seconds: float
+) -> GenerationRecord:
+    return GenerationRecord(
+        group_id=payload.group_id,
+        generator=name,
+        prompt_tokens=len(payload.prompt_ids),
+        lengths_G=tuple(len(c.token_ids) for c in completions_G),
+        truncated_G=tuple(c.truncated for c in completions_G),
+        finite_G=tuple(all(map(math.isfinite, c.logprobs)) for c in completions_G),
+        oldest_version=int(payload.token_versions.min()),
+        newest_version=int(payload.token_versions.max()),
+        seconds=seconds,
+    )
+
+
+def generator_actor() -> Any:
+    """The Ray actor class around `Generator`; the caller gives name and resources with `.options`.
+
+    Nothing is retried: a second run of `generate` would be other completions under the same name.
+    """
+    import ray
+
+    class GeneratorActor(Generator):
+        @ray.method(num_returns=2)
+        async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, GroupPayload]:
+            return await super().generate(request)
+
+    options = {"max_concurrency": CONCURRENT_CALLS, "max_restarts": 0, "max_task_retries": 0}
+    return ray.remote(**options)(GeneratorActor)

@@ -1,0 +1,107 @@
+"""Connecting to Ray: the cluster that a job runs on, or a Ray of this process alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from funicular.cluster.config import ClusterConfig
+
+NAMESPACE = "funicular"
+
+
+class ClusterTooSmall(ValueError):
+    """The cluster cannot hold the recipe; says what was asked, what is there and what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A connection to Ray."""
+
+    local: bool
+    """True: this process started Ray and ends it."""
+    gpus: int
+    """GPUs of the whole cluster; 0: everything runs on CPU."""
+    dashboard: str | None
+    """Address of the dashboard, if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a recipe asks of the cluster."""
+
+    cpus: int
+    gpus_if_any: int
+    """Needed on a cluster that has GPUs; on one without, everything runs on CPU."""
+
+
+def connect(config: ClusterConfig, demand: Demand) -> Session:
+    """Connect to the cluster of `cluster.address`, or start Ray here, and check that it holds the recipe.
+
+    A Ray of our own is told to have as many CPUs as the recipe asks for: on a laptop the parts share the cores.
+
+    Raises:
+        ClusterTooSmall: before anything is started on the cluster.
+    """
+    import ray
+
+    address = config.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "local")
+    local = address == "local"
+    environment = {"env_vars": _worker_environment()}
+    if local:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: workers lose to everything else
+        context = ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=max(demand.cpus, os.cpu_count() or 1),
+            object_store_memory=int(config.object_store_gib * 2**30),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+            runtime_env=environment,
+        )
+    else:
+        context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus)
+    return Session(local=local, gpus=gpus, dashboard=context.dashboard_url or None)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray of our own ends with all its processes."""
+    import ray
+
+    ray.shutdown()
+
+
+def log_folder() -> Path:
+    """Where this node's Ray writes the output of actors."""
+    import ray
+
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
+
+
+def _check(demand: Demand, *, cpus: int, gpus: int) -> None:
+    rows = [("CPU", demand.cpus, cpus)]
+    if gpus:
+        rows.append(("GPU", demand.gpus_if_any, gpus))
+    if any(asked > there for _, asked, there in rows):
+        table = "\n".join(
+            f"  {name:<4} asked {asked:>4}  there {there:>4}  missing {max(0, asked - there):>4}"
+            for name, asked, there in rows
+        )
+        raise ClusterTooSmall(
+            f"the cluster cannot hold this recipe:\n{table}\n"
+            "Lower generator.count, generator.tensor_parallel_size, learner.ranks or reward.scorers, or add nodes."
+        )
+
+
+def _worker_environment() -> dict[str, str]:
+    """What Ray's processes need of this one's environment; Ray passes nothing on by itself."""
+    passed = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "PYTHONDONTWRITEBYTECODE", "GLOO_SOCKET_IFNAME")
+    environment = {name: os.environ[name] for name in passed if name in os.environ}
+    return {"TOKENIZERS_PARALLELISM": "false", "RAY_TQDM": "0", **environment}

@@ -1,0 +1,124 @@
+"""From a checked recipe to a run: the one place that names concrete classes and says what resources they take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from funicular.actors.buffers import RolloutBuffer
+from funicular.actors.generator import generator_actor
+from funicular.actors.generators import Generators
+from funicular.actors.learners import LearnerGroup
+from funicular.actors.scorer import ErrorStreaks, scorer_actor
+from funicular.actors.scorers import Scorers
+from funicular.actors.weight_sync import WeightSync
+from funicular.cluster.session import Demand
+from funicular.cluster.supervise import RestartBudget
+from funicular.launch.accounts import Accounts
+from funicular.launch.checkpoints import Checkpoints, Snapshot
+from funicular.launch.config import Config
+from funicular.launch.ledger import Ledger
+from funicular.launch.run import Run
+from funicular.launch.run_folder import RunFolder
+from funicular.launch.tasks import TaskSet
+from funicular.launch.tracking import Tracker
+
+SCORER_SLACK_S = 120.0
+
+
+def demand(config: Config) -> Demand:
+    """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
+    two where there are GPUs."""
+    compute = config.generator.count * config.generator.tensor_parallel_size + config.learner.ranks
+    return Demand(cpus=compute + config.reward.scorers, gpus_if_any=compute)
+
+
+async def build(
+    config: Config,
+    *,
+    folder: RunFolder,
+    recipe_folder: Path,
+    tasks: TaskSet,
+    model_folder: Path,
+    use_gpu: bool,
+    tracker: Tracker,
+    ledger: Ledger,
+    snapshot: Snapshot | None,
+) -> Run:
+    """Start every part, generators and learner ranks at the same time, and return the run that uses them."""
+    budget = RestartBudget(config.cluster.max_restarts)
+    generators = Generators(
+        _generator_maker(config, model_folder, use_gpu),
+        count=config.generator.count,
+        start_deadline_s=config.generator.start_deadline_s,
+        sync=config.weight_sync,
+        budget=budget,
+    )
+    scorer_class = scorer_actor().options(num_cpus=1, max_restarts=0)
+    scorers = Scorers(
+        lambda name: scorer_class.remote(config.reward, str(recipe_folder)),
+        count=config.reward.scorers,
+        deadline_s=scoring_deadline_s(config),
+        streaks=ErrorStreaks(config.reward.max_consecutive_errors),
+        budget=budget,
+    )
+    learners = LearnerGroup(
+        config.learner,
+        config.algorithm,
+        config.weight_sync,
+        wire_dtype=config.generator.dtype,
+        temperature=config.generator.temperature,
+        max_completion_tokens=config.generator.max_completion_tokens,
+        model_folder=str(model_folder),
+        seed=config.seed,
+        use_gpu=use_gpu,
+    )
+    await asyncio.gather(generators.start(), learners.start())
+    iterator = tasks.iterator(config.seed)
+    return Run(
+        config=config,
+        accounts=Accounts(ledger, iterator, {task.task_id: task for task in tasks.train}),
+        generators=generators,
+        scorers=scorers,
+        learners=learners,
+        weights=WeightSync(learners, generators),
+        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last),
+        tracker=tracker,
+        budget=budget,
+        held_out=tasks.held_out[: config.evaluation.tasks],
+        make_buffer=lambda released: RolloutBuffer(
+            max_staleness=config.max_staleness,
+            groups_per_step=config.algorithm.groups_per_step,
+            budget=budget,
+            released=released,
+        ),
+        snapshot=snapshot,
+    )
+
+
+def scoring_deadline_s(config: Config) -> float:
+    """Longest that scoring one group can take within its own limits: every function is tried on the whole group,
+    then, if that did not end, on each completion by itself."""
+    functions = len(config.reward.functions) + 1  # and the verifier
+    return 3 * functions * config.algorithm.group_size * config.reward.time_limit_s + SCORER_SLACK_S
+
+
+def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Callable[[str], Any]:
+    workers = config.generator.tensor_parallel_size
+    actor_class = generator_actor().options(num_cpus=workers, num_gpus=workers if use_gpu else 0)
+
+    def make(name: str) -> Any:
+        number = int(name.rsplit("-", 1)[1])
+        return actor_class.remote(
+            name,
+            config.generator,
+            config.weight_sync,
+            model_folder=str(model_folder),
+            chat_template=config.model.chat_template,
+            seed=config.seed * 1000 + number,
+            use_gpu=use_gpu,
+        )
+
+    return make

@@ -1,0 +1,105 @@
+"""Checks of sections `model` and `data`. Local paths are relative to the working directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from funicular.launch.arithmetic import KINDS
+from funicular.launch.config import Config
+from funicular.launch.config_values import did_you_mean, get, problem_at
+from funicular.launch.models import EMBEDDED as EMBEDDED_MODEL
+from funicular.launch.problems import Problem
+from funicular.launch.tasks import EMBEDDED as EMBEDDED_TASKS
+
+
+def model_problems(config: Config) -> Iterator[Problem]:
+    """What is wrong with section `model`."""
+    name, folder = config.model.path, Path(config.model.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            expected = "the folder has no config.json; expected a model in Hugging Face format"
+            yield problem_at(config, "model.path", expected)
+    elif name != EMBEDDED_MODEL and not _may_be_hub_id(name):
+        expected = f"no such folder, seen from {Path.cwd()}; expected a folder, a hub id or {EMBEDDED_MODEL}"
+        yield problem_at(config, "model.path", expected, did_you_mean(name, [EMBEDDED_MODEL]))
+    template = config.model.chat_template
+    if template not in ("auto", "plain") and not Path(template).expanduser().is_file():
+        expected = f"expected auto, plain, or a Jinja file; no such file, seen from {Path.cwd()}"
+        yield problem_at(config, "model.chat_template", expected, did_you_mean(template, ["auto", "plain"]))
+
+
+def data_problems(config: Config) -> Iterator[Problem]:
+    """What is wrong with section `data`."""
+    yield from _path(config, "data.path")
+    yield from _path(config, "data.held_out_path")
+    yield from _prompts(config)
+    yield from _answers(config)
+    yield from _held_out(config)
+    data = config.data
+    kinds = [kind.strip() for kind in data.kinds.split(",")]
+    for kind in dict.fromkeys(kinds):
+        if kind not in KINDS:
+            expected = f"no kind of task is called {kind!r}; expected some of {', '.join(KINDS)}"
+            yield problem_at(config, "data.kinds", expected, did_you_mean(kind, KINDS))
+        elif kinds.count(kind) > 1:
+            yield problem_at(config, "data.kinds", f"{kind} stands there twice", "Name each kind once")
+    if data.balance_column in {data.prompt_column, data.answer_column, data.id_column} - {None}:
+        expected = "expected a column other than prompt, answer and id: those differ from task to task"
+        yield problem_at(config, "data.balance_column", expected, "null draws tasks in a plain shuffle")
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _path(config: Config, key: str) -> Iterator[Problem]:
+    name: str | None = get(config, key)
+    if name is None or (name == EMBEDDED_TASKS and key == "data.path") or Path(name).expanduser().exists():
+        return
+    if _may_be_hub_id(name) and not name.endswith((".jsonl", ".json", ".parquet")):
+        return
+    folder = Path(name).expanduser().parent
+    there = {path.name: str(path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    known = [EMBEDDED_TASKS, *there.values(), *there] if key == "data.path" else [*there.values(), *there]
+    expected = f"no such file or folder, seen from {Path.cwd()}; expected one, a hub id or {EMBEDDED_TASKS}"
+    yield problem_at(config, key, expected, did_you_mean(str(Path(name).expanduser()), known))
+
+
+def _prompts(config: Config) -> Iterator[Problem]:
+    if "{prompt}" not in config.data.prompt_template:
+        expected = "expected a text with {prompt}, where the prompt column's text goes"
+        yield problem_at(config, "data.prompt_template", expected, "Write for example 'Question: {prompt}'")
+    if config.data.system_prompt is not None and not config.data.chat:
+        nearest = "Set data.chat=true, or move the text to data.prompt_template"
+        yield problem_at(config, "data.system_prompt", "a system message needs chat", nearest, "data.chat")
+
+
+def _answers(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if data.answer_column is None:
+        expected = f"the verifier {config.reward.verifier} compares with a reference answer"
+        yield problem_at(config, "data.answer_column", expected, "Name its column", "reward.verifier")
+    if data.answer_pattern is None:
+        return
+    try:
+        groups = re.compile(data.answer_pattern).groups
+    except re.error as error:
+        yield problem_at(config, "data.answer_pattern", f"not a regular expression: {error}")
+        return
+    if not groups:
+        expected = "the pattern has no group; its first group is the reference answer"
+        yield problem_at(config, "data.answer_pattern", expected, r"Write ( ) around it: '####\s*(.+)'")
+
+
+def _held_out(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if data.path == EMBEDDED_TASKS and data.held_out_split is not None and data.held_out_path is None:
+        expected = f"{EMBEDDED_TASKS} has no splits"
+        nearest = "Set it to null; data.held_out_fraction is held out"
+        yield problem_at(config, "data.held_out_split", expected, nearest, "data.path")
+    if config.evaluation.tasks and not (data.held_out_path or data.held_out_split or data.held_out_fraction):
+        expected = "evaluation.tasks is above 0, and no task is held out"
+        nearest = "Write a fraction, set data.held_out_path or data.held_out_split, or evaluation.tasks=0"
+        yield problem_at(config, "data.held_out_fraction", expected, nearest, "evaluation.tasks")

@@ -1,0 +1,41 @@
+"""One group from task to verdicts, and whether it can teach anything."""
+
+from __future__ import annotations
+
+from funicular.actors.errors import GroupFailed
+from funicular.actors.types import GenerationRequest, ScoredGroup
+from funicular.launch.accounts import Issue
+from funicular.launch.run import Run
+
+
+async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
+    """Generate and score one group. The payload goes from generator to scorer by reference."""
+    request = GenerationRequest(
+        group_id=issue.group_id,
+        task=issue.task,
+        count=run.config.algorithm.group_size,
+        temperature=run.config.generator.temperature,
+    )
+    record, payload = await run.generators.generate(request)
+    run.accounts.generated(issue, record)
+    report = await run.scorers.score(issue.task, payload)
+    group = ScoredGroup(
+        group_id=issue.group_id,
+        slot=issue.slot,
+        task=issue.task,
+        generation=record,
+        verdicts_G=report.verdicts_G,
+        payload=payload,
+        scoring_seconds=report.seconds,
+    )
+    run.accounts.scored(group)
+    return group
+
+
+def require_signal(run: Run, group: ScoredGroup) -> None:
+    """Raise GroupFailed for a group that can train nothing, or that dynamic sampling replaces."""
+    rewards = [reward for reward in group.rewards_G if reward is not None]
+    if len(rewards) < 2:
+        raise GroupFailed("void", f"{len(rewards)} valid of {len(group.rewards_G)} completions")
+    if run.config.algorithm.zero_variance_groups == "replace" and max(rewards) == min(rewards):
+        raise GroupFailed("zero_variance", f"every reward is {rewards[0]:g}", retry_task=False)

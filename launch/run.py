@@ -1,0 +1,89 @@
+"""A run: its parts and where it stands. `build.py` makes one, `loop.py` drives it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from funicular.actors.errors import RunStopped
+from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring
+from funicular.cluster.supervise import RestartBudget
+from funicular.launch.accounts import Accounts
+from funicular.launch.checkpoints import Checkpoints, Snapshot
+from funicular.launch.config import Config
+from funicular.rewards.types import Task
+
+if TYPE_CHECKING:
+    from funicular.actors.types import EmptySlot, ScoredGroup
+    from funicular.launch.tracking import Tracker
+
+STALL_CHECK_S = 20.0
+
+
+@dataclass
+class Run:
+    """Everything the loop works with."""
+
+    config: Config
+    accounts: Accounts
+    generators: Generating
+    scorers: Scoring
+    learners: Learning
+    weights: Publishing
+    checkpoints: Checkpoints
+    tracker: Tracker
+    budget: RestartBudget
+    held_out: Sequence[Task]
+    """Tasks of every evaluation."""
+    make_buffer: Callable[[int], Buffering]
+    """A buffer whose first slot is the given one; each attempt has its own."""
+    snapshot: Snapshot | None = None
+    """What the next attempt begins from; None: the initial model."""
+    buffer: Buffering = field(init=False)
+    step: int = 0
+    """Training steps done."""
+    first_evaluation: Mapping[str, float] | None = None
+    last_evaluation: Mapping[str, float] | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set on SIGTERM: finish the step under way, save, end."""
+
+    async def next_batch(self) -> tuple[ScoredGroup | EmptySlot, ...] | None:
+        """The next training batch; None when the run is asked to stop.
+
+        Raises:
+            RunStopped: nothing at all happened for `cluster.stall_deadline_s`; says which slots are awaited.
+        """
+        taking = asyncio.create_task(self.buffer.take())
+        stopping = asyncio.create_task(self.stop.wait())
+        try:
+            while True:
+                await asyncio.wait(
+                    {taking, stopping}, timeout=STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if stopping.done():
+                    return None
+                if taking.done():
+                    return taking.result()
+                self._check_stall()
+        finally:
+            taking.cancel()
+            stopping.cancel()
+
+    async def save(self) -> float:
+        """Write a checkpoint of the state between two steps; the seconds it took."""
+        began = time.monotonic()
+        position = self.accounts.position(self.buffer.released)
+        path = await self.checkpoints.save(self.step, position, self.first_evaluation, self.learners.save)
+        self.tracker.event(f"checkpoint {path.name}")
+        return time.monotonic() - began
+
+    def _check_stall(self) -> None:
+        idle_s = time.monotonic() - self.accounts.ledger.last_event_time
+        if idle_s > self.config.cluster.stall_deadline_s:
+            raise RunStopped(
+                f"no event in the ledger for {idle_s:.0f} s (cluster.stall_deadline_s); "
+                f"step {self.step + 1} waits for slots {self.buffer.waiting_slots()}"
+            )

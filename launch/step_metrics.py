@@ -1,0 +1,105 @@
+"""A training step's metrics and its table of completions. Names: docs/metrics.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from funicular.actors.types import ScoredGroup, StepResult
+from funicular.actors.weight_sync import PublishReport
+from funicular.launch.run import Run
+from funicular.launch.tracking import CompletionRow
+
+
+def step_metrics(
+    run: Run, groups: Sequence[ScoredGroup], result: StepResult, published: PublishReport, trained_from: int
+) -> dict[str, float]:
+    """Everything that is known of a step, from records alone.
+
+    Args:
+        trained_from: policy version before the step's update; staleness counts from it.
+    """
+    lengths = [length for group in groups for length in group.generation.lengths_G]
+    staleness = [trained_from - group.generation.oldest_version for group in groups]
+    tokens = sum(lengths)
+    generate_s = max(group.generation.seconds for group in groups)
+    busy_s = generate_s + result.seconds + published.seconds
+    counts = {f"groups/{name}": float(count) for name, count in run.accounts.counts.items()}
+    return {
+        **_reward_metrics(groups),
+        **result.metrics,
+        **published.metrics(),
+        **counts,
+        "rollout/completion_len_mean": statistics.fmean(lengths),
+        "rollout/completion_len_max": float(max(lengths)),
+        "rollout/prompt_len_mean": statistics.fmean(group.generation.prompt_tokens for group in groups),
+        "rollout/truncated_frac": statistics.fmean(
+            t for group in groups for t in group.generation.truncated_G
+        ),
+        "rollout/void_frac": statistics.fmean(not ok for group in groups for ok in group.valid_G),
+        "async/staleness_mean": statistics.fmean(staleness),
+        "async/staleness_max": float(max(staleness)),
+        "async/policy_version": float(published.version),
+        "time/generate_s": generate_s,
+        "time/score_s": sum(group.scoring_seconds for group in groups),
+        "time/learn_s": result.seconds,
+        "time/weight_sync_s": published.seconds,
+        "perf/tokens_per_s": tokens / busy_s,
+        "progress/epoch": float(run.accounts.epoch),
+    }
+
+
+def _reward_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    by_group = [[reward for reward in group.rewards_G if reward is not None] for group in groups]
+    rewards = [reward for rewards_G in by_group for reward in rewards_G]
+    metrics = {
+        "reward/mean": statistics.fmean(rewards),
+        "reward/std": statistics.pstdev(rewards),
+        "reward/min": min(rewards),
+        "reward/max": max(rewards),
+        "reward/zero_std_frac": statistics.fmean(max(rewards_G) == min(rewards_G) for rewards_G in by_group),
+    }
+    parts: dict[str, list[float]] = {}
+    for group in groups:
+        for verdict in group.verdicts_G:
+            for name, value in verdict.breakdown.items():
+                if value is not None:
+                    parts.setdefault(name, []).append(value)
+    return metrics | {f"reward/{name}": statistics.fmean(values) for name, values in parts.items()}
+
+
+async def completion_rows(run: Run, groups: Sequence[ScoredGroup]) -> list[CompletionRow]:
+    """Rows for people to read, each `tracking.completions_every` steps; the only payloads that the driver reads."""
+    tracking = run.config.tracking
+    if not tracking.completions_every or run.step % tracking.completions_every:
+        return []
+    rows: list[CompletionRow] = []
+    for group in groups:
+        if len(rows) >= tracking.completions_rows:
+            break
+        payload = await group.payload
+        for index, verdict in enumerate(group.verdicts_G):
+            rows.append(
+                CompletionRow(
+                    group_id=group.group_id,
+                    task_id=group.task.task_id,
+                    prompt=_prompt_text(group),
+                    completion=payload.texts[index],
+                    answer=group.task.answer,
+                    reward=group.rewards_G[index],
+                    breakdown=verdict.breakdown,
+                    status=verdict.status.value,
+                    details=verdict.details,
+                    tokens=group.generation.lengths_G[index],
+                    truncated=group.generation.truncated_G[index],
+                    policy_version=group.generation.oldest_version,
+                )
+            )
+    return rows[: tracking.completions_rows]
+
+
+def _prompt_text(group: ScoredGroup) -> str:
+    prompt = group.task.prompt
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -1,0 +1,129 @@
+"""From a row of a dataset to a task: columns, template, system prompt, reference answer, id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from funicular.launch.config import DataConfig
+from funicular.launch.datasets import DataError, Row, column
+from funicular.rewards.types import Message, Task
+from funicular.rewards.verifiers import check_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    task: Task
+    text: str
+    """The user's prompt before any template: what makes duplicates and overlaps."""
+    place: str
+
+
+class TaskMapping:
+    """Turns rows into candidates.
+
+    Args:
+        verifier: name, put on every task; reference answers are checked against what it can use.
+
+    Raises:
+        ValueError: an impossible combination of keys.
+    """
+
+    def __init__(self, config: DataConfig, verifier: str) -> None:
+        if "{prompt}" not in config.prompt_template:
+            raise ValueError(f"data.prompt_template={config.prompt_template!r}: expected {{prompt}} in it")
+        if config.system_prompt is not None and not config.chat:
+            raise ValueError("data.system_prompt needs chat messages; set data.chat=true or use prompt_template")
+        self._config = config
+        self._verifier = verifier
+        self._pattern = _compiled(config.answer_pattern)
+
+    def candidate(self, row: Row) -> Candidate:
+        """The row's task.
+
+        Raises:
+            DataError: a missing column, or a value that cannot be used; names key and row.
+        """
+        config = self._config
+        raw_prompt = column(row, config.prompt_column, "data.prompt_column")
+        prompt, text = self._prompt(raw_prompt, row)
+        raw_answer = None if config.answer_column is None else column(row, config.answer_column, "data.answer_column")
+        answer = self._answer(raw_answer, row)
+        if config.id_column is not None:
+            task_id = str(column(row, config.id_column, "data.id_column"))
+        else:
+            task_id = _hash(raw_prompt, raw_answer)
+        try:
+            check_answer(self._verifier, answer)
+        except ValueError as error:
+            raise DataError(f"{row.place}: {error}") from None
+        used = {config.prompt_column, config.answer_column, config.id_column}
+        columns = {name: value for name, value in row.values.items() if name not in used}
+        task = Task(task_id=task_id, prompt=prompt, answer=answer, verifier=self._verifier, columns=columns)
+        return Candidate(task, text, row.place)
+
+    def _prompt(self, raw: Any, row: Row) -> tuple[str | tuple[Message, ...], str]:
+        """The task's prompt, and the user's text in it."""
+        config = self._config
+        system: tuple[Message, ...] = ()
+        if config.system_prompt is not None:
+            system = (Message(role="system", content=config.system_prompt),)
+        if isinstance(raw, str) and raw.strip():
+            text = config.prompt_template.replace("{prompt}", raw)
+            return ((*system, Message(role="user", content=text)) if config.chat else text), raw
+        if not isinstance(raw, list) or not raw or not all(_is_message(item) for item in raw):
+            raise DataError(
+                f"data.prompt_column={config.prompt_column}: {row.place} holds {raw!r:.80}; "
+                "expected text or a list of {role, content} messages"
+            )
+        if not config.chat or config.prompt_template != "{prompt}":
+            raise DataError(
+                f"{row.place}: the prompt is a list of messages, used as it is; "
+                "expected data.chat=true and no data.prompt_template"
+            )
+        messages = tuple(Message(role=item["role"], content=item["content"]) for item in raw)
+        if messages[0]["role"] == "system":
+            system = ()
+        return (*system, *messages), "\n".join(m["content"] for m in messages if m["role"] == "user")
+
+    def _answer(self, raw: Any, row: Row) -> str | None:
+        if self._config.answer_column is None:
+            return None
+        if not isinstance(raw, str | int | float):
+            raise DataError(
+                f"data.answer_column={self._config.answer_column}: {row.place} holds {raw!r:.80}; "
+                "expected text or a number"
+            )
+        pattern = self._pattern
+        if pattern is None:
+            return str(raw)
+        match = pattern.search(str(raw))
+        if match is None or match.group(1) is None:
+            raise DataError(f"data.answer_pattern={pattern.pattern!r} does not match {row.place}: {str(raw)[-200:]!r}")
+        return match.group(1).strip()
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("role", "content"))
+
+
+def _compiled(answer_pattern: str | None) -> re.Pattern[str] | None:
+    if answer_pattern is None:
+        return None
+    try:
+        pattern = re.compile(answer_pattern)
+    except re.error as error:
+        raise ValueError(f"data.answer_pattern={answer_pattern!r}: {error}") from None
+    if pattern.groups < 1:
+        raise ValueError(f"data.answer_pattern={answer_pattern!r}: expected a group, such as '#### (.*)'")
+    return pattern
+
+
+def _hash(prompt: Any, answer: Any) -> str:
+    """16 hexadecimal digits of what the dataset says, before templates and patterns, so that those change no
+    id."""
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+    return hashlib.sha256(f"{text}\0{answer}".encode()).hexdigest()[:16]

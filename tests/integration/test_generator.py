@@ -1,0 +1,358 @@
+"""A real engine receives weights: what it then says, what it refuses, and how it recovers. Four minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+from funicular.actors.errors import GroupFailed
+from funicular.actors.types import GenerationRequest, GroupPayload
+from funicular.actors.weights import PublishedWeights, WeightSyncError
+from funicular.rewards.types import Task
+from tests.publish_helpers import FakeRef, publish, token_logprobs
+from tests.tiny import Architecture, make_tiny_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+TOLERANCE = 1e-4
+LONG = 400
+
+
+class Engine:
+    """A generator with the transformers models whose weights it is sent."""
+
+    def __init__(self, generator: Any, folder: Path) -> None:
+        self.generator = generator
+        self.folder = folder
+        self.version = 0
+        self.attempt = 0
+        self.models: dict[int, Any] = {}
+
+    def next_weights(self, **options: Any) -> PublishedWeights:
+        """A new version: the initial model with other random weights."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.version += 1
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        torch.manual_seed(self.version)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)
+        self.models[self.version] = model
+        return publish(model, self.version, **options)
+
+    async def install(self, weights: PublishedWeights) -> Any:
+        self.attempt += 1
+        return await self.generator.install(weights, self.attempt)
+
+    async def generate(self, *, count: int = 2, temperature: float = 0.7, text: str = "one two three") -> Any:
+        task = Task(task_id="t", prompt=text, answer=None, verifier="none")
+        return await self.generator.generate(
+            GenerationRequest(group_id="g", task=task, count=count, temperature=temperature)
+        )
+
+    def assert_says_what_models_say(self, payload: GroupPayload, temperature: float = 0.7) -> None:
+        """Every token's log-probability is that of the version that is named for it."""
+        for i in range(len(payload.offsets) - 1):
+            part = payload.completion(i)
+            tokens = [*payload.prompt_ids.tolist(), *payload.token_ids[part].tolist()]
+            for version in set(payload.token_versions[part].tolist()):
+                theirs = token_logprobs(self.models[version], tokens, temperature)[
+                    len(payload.prompt_ids) - 1 :
+                ]
+                mine = payload.token_versions[part] == version
+                np.testing.assert_allclose(
+                    payload.generator_logprobs[part][mine], theirs[mine], atol=TOLERANCE, rtol=0
+                )
+
+
+async def start(folder: Path, architecture: Architecture, *, tied: bool, workers: int = 1) -> Engine:
+    from funicular.actors.generator import Generator
+
+    make_tiny_model(folder, architecture=architecture, tied=tied)
+    config = GeneratorConfig(
+        tensor_parallel_size=workers,
+        max_prompt_tokens=64,
+        max_completion_tokens=LONG,
+        max_sequences=8,
+        kv_cache_gib=0.25,
+        progress_deadline_s=120.0,
+    )
+    generator = Generator(
+        "generator-0",
+        config,
+        WeightSyncConfig(deadline_s=120.0),
+        model_folder=str(folder),
+        chat_template="auto",
+        seed=0,
+        use_gpu=False,
+    )
+    await generator.start()
+    return Engine(generator, folder)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+    """Tied llama, one worker."""
+    running = await start(tmp_path_factory.mktemp("llama"), "llama", tied=True)
+    yield running
+    await running.generator.stop()
+
+
+async def run_until_it_has_tokens(engine: Engine, **options: Any) -> asyncio.Task[Any]:
+    """A group that is being generated."""
+    group = asyncio.create_task(engine.generate(**options))
+    while not (await engine.generator.metrics())["generator/running"]:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    assert not group.done(), "the group ended too early for this test"
+    return group
+
+
+async def test_nothing_is_generated_before_weights_are_committed(engine: Engine) -> None:
+    assert engine.generator.committed_version is None
+    with pytest.raises(RuntimeError, match="before any weights were committed"):
+        await engine.generate()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+async def test_after_a_sync_logprobs_are_those_of_the_new_weights(engine: Engine, temperature: float) -> None:
+    record = await engine.install(engine.next_weights())
+    generation, payload = await engine.generate(temperature=temperature)
+
+    engine.assert_says_what_models_say(payload, temperature or 1.0)
+    assert record.canary_error < TOLERANCE
+    assert record.columns_checked == 2 * 7 + 1, "every matrix of two layers, and the tied head's packed copy"
+    assert set(payload.token_versions.tolist()) == {engine.version} == {generation.newest_version}
+    assert generation.lengths_G == tuple(np.diff(payload.offsets))
+    assert generation.finite_G == (True, True)
+
+
+async def test_all_columns_of_what_is_used_are_bit_equal(engine: Engine) -> None:
+    record = await engine.install(engine.next_weights(columns=10_000))
+    assert record.columns_checked == 2 * 7 + 1
+    assert record.fingerprints_checked == 1 + 2 * 2 + 1 + 1, (
+        "embedding, norms, and the head's shared parameter"
+    )
+
+
+async def test_completions_say_why_they_ended_and_texts_match_tokens(engine: Engine) -> None:
+    await engine.install(engine.next_weights())
+    generation, payload = await engine.generate(count=4, temperature=1.0)
+    from funicular.actors.prompts import load_tokenizer
+
+    tokenizer = load_tokenizer(str(engine.folder))
+    for i, truncated in enumerate(generation.truncated_G):
+        tokens = payload.token_ids[payload.completion(i)].tolist()
+        assert truncated == (len(tokens) == LONG and tokens[-1] != tokenizer.eos_token_id)
+        assert payload.texts[i] == tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+async def test_running_requests_go_on_with_new_weights_and_say_which_token_is_whose(engine: Engine) -> None:
+    await engine.install(engine.next_weights())
+    old = engine.version
+    group = await run_until_it_has_tokens(engine, count=4)
+    await engine.install(engine.next_weights())
+    generation, payload = await group
+
+    assert {generation.oldest_version, generation.newest_version} == {old, engine.version}
+    engine.assert_says_what_models_say(payload)
+
+
+@pytest.mark.parametrize("bucket_bytes", [100_000, 5_000], ids=["whole layers", "layers split over buckets"])
+async def test_a_corrupted_bucket_is_refused_and_a_resend_heals(engine: Engine, bucket_bytes: int) -> None:
+    await engine.install(engine.next_weights())
+    old = engine.version
+    group = await run_until_it_has_tokens(engine, count=4)
+    weights = engine.next_weights(bucket_bytes=bucket_bytes)
+    last = weights.buckets[-1].value.copy()
+    last[0] ^= 1
+    with pytest.raises(WeightSyncError) as caught:
+        await engine.install(replace(weights, buckets=(*weights.buckets[:-1], FakeRef(last))))
+    assert caught.value.stage == "bucket"
+    assert engine.generator.committed_version == old
+    assert (await engine.generator.health())["state"] == "unverified"
+    late = asyncio.create_task(engine.generate(count=1))
+    await asyncio.sleep(1.0)
+    assert not group.done()
+    assert not late.done(), "nothing is generated until the version is sent again"
+
+    await engine.install(weights)
+    for generation, payload in (await group, await late):
+        assert generation.newest_version == engine.version
+        engine.assert_says_what_models_say(payload)
+
+
+async def test_a_lost_bucket_is_a_bucket_error_and_leaves_no_file(engine: Engine) -> None:
+    class LostRef:
+        def __await__(self) -> Any:
+            raise RuntimeError("owner died")
+            yield
+
+    weights = engine.next_weights()
+    with pytest.raises(WeightSyncError, match="owner died") as caught:
+        await engine.install(replace(weights, buckets=(weights.buckets[0], LostRef(), *weights.buckets[2:])))
+    assert caught.value.stage == "bucket"
+    assert not list(Path("/dev/shm").glob(f"funicular-{os.getpid()}-*"))
+    await engine.install(weights)
+
+
+async def test_a_bucket_that_never_arrives_meets_the_deadline_and_a_resend_heals(engine: Engine) -> None:
+    class NeverRef:
+        def __await__(self) -> Any:
+            return asyncio.sleep(3600).__await__()
+
+    weights = engine.next_weights()
+    installer = engine.generator._installer
+    patient, installer._sync = installer._sync, replace(installer._sync, deadline_s=2.0)
+    try:
+        with pytest.raises(WeightSyncError, match="not done within 2 s") as caught:
+            await engine.install(replace(weights, buckets=(*weights.buckets[:-1], NeverRef())))
+    finally:
+        installer._sync = patient
+    assert caught.value.stage == "bucket"
+    await engine.install(weights)
+
+
+def without_a_tensor(weights: PublishedWeights) -> PublishedWeights:
+    return replace(weights, manifest=replace(weights.manifest, tensors=weights.manifest.tensors[:-1]))
+
+
+def with_a_transposed_tensor(weights: PublishedWeights) -> PublishedWeights:
+    tensors = [
+        replace(t, shape=t.shape[::-1]) if "up_proj" in t.name else t for t in weights.manifest.tensors
+    ]
+    return replace(weights, manifest=replace(weights.manifest, tensors=tuple(tensors)))
+
+
+def with_an_unknown_name(weights: PublishedWeights) -> PublishedWeights:
+    tensors = (
+        *weights.manifest.tensors,
+        replace(weights.manifest.tensors[0], name="model.layers.9.foo.weight"),
+    )
+    return replace(weights, manifest=replace(weights.manifest, tensors=tensors))
+
+
+def of_an_older_version(weights: PublishedWeights) -> PublishedWeights:
+    return replace(weights, manifest=replace(weights.manifest, version=0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_a_tensor, "missing model.norm.weight"),
+        (with_a_transposed_tensor, "up_proj.weight: shape"),
+        (with_an_unknown_name, "unknown model.layers.9.foo.weight"),
+        (of_an_older_version, "version 0 is older than"),
+    ],
+)
+async def test_an_impossible_manifest_is_refused_before_the_engine_is_touched(
+    engine: Engine, spoil: Any, message: str
+) -> None:
+    await engine.install(engine.next_weights())
+    good = engine.version
+    with pytest.raises(WeightSyncError, match=message) as caught:
+        await engine.install(spoil(engine.next_weights()))
+    assert caught.value.stage == "manifest"
+    assert (await engine.generator.health())["state"] == "serving"
+    generation, payload = await engine.generate()
+    assert generation.newest_version == good
+    engine.assert_says_what_models_say(payload)
+
+
+@pytest.mark.parametrize("field", ["fingerprint", "column_fingerprint"])
+async def test_what_is_used_must_match_the_fingerprints(engine: Engine, field: str) -> None:
+    weights = engine.next_weights()
+    tensors = [
+        replace(t, **{field: 1}) if t.name == "model.embed_tokens.weight" else t
+        for t in weights.manifest.tensors
+    ]
+    with pytest.raises(WeightSyncError, match=r"model\.embed_tokens\.weight") as caught:
+        await engine.install(replace(weights, manifest=replace(weights.manifest, tensors=tuple(tensors))))
+    assert caught.value.stage == "verify"
+    await engine.install(weights)
+    engine.assert_says_what_models_say((await engine.generate())[1])
+
+
+async def test_a_rejected_canary_takes_the_running_groups_with_it_and_a_resend_heals(engine: Engine) -> None:
+    await engine.install(engine.next_weights())
+    group = await run_until_it_has_tokens(engine, count=4)
+    weights = engine.next_weights()
+    wrong = replace(weights.manifest.canary, logprobs=tuple(x - 1 for x in weights.manifest.canary.logprobs))
+    with pytest.raises(WeightSyncError) as caught:
+        await engine.install(replace(weights, manifest=replace(weights.manifest, canary=wrong)))
+    assert caught.value.stage == "canary"
+    with pytest.raises(GroupFailed) as failed:
+        await group
+    assert failed.value.reason == "weights_rejected"
+    late = asyncio.create_task(engine.generate(count=1))
+    await asyncio.sleep(1.0)
+    assert not late.done(), "nothing is generated with rejected weights"
+
+    await engine.install(weights)
+    generation, payload = await late
+    assert generation.oldest_version == engine.version
+    engine.assert_says_what_models_say(payload)
+
+
+async def test_an_attempt_cannot_be_repeated(engine: Engine) -> None:
+    weights = engine.next_weights()
+    await engine.install(weights)
+    with pytest.raises(WeightSyncError, match="was made before"):
+        await engine.generator.install(weights, engine.attempt)
+
+
+async def test_abort_all_fails_running_and_waiting_groups_with_the_reason(engine: Engine) -> None:
+    await engine.install(engine.next_weights())
+    running = await run_until_it_has_tokens(engine, count=8)
+    waiting = asyncio.create_task(engine.generate(count=2))
+    await asyncio.sleep(0.1)
+    await engine.generator.abort_all("rolled_back")
+    for group in (running, waiting):
+        with pytest.raises(GroupFailed) as failed:
+            await group
+        assert failed.value.reason == "rolled_back"
+    engine.assert_says_what_models_say((await engine.generate(count=1))[1])
+
+
+async def test_a_prompt_that_is_too_long_is_not_tried_again(engine: Engine) -> None:
+    with pytest.raises(GroupFailed) as failed:
+        await engine.generate(text="word " * 100)
+    assert failed.value.reason == "prompt_too_long"
+    assert not failed.value.retry_task
+
+
+async def test_two_workers_of_an_untied_model_with_biases_and_a_dead_engine(tmp_path: Path) -> None:
+    engine = await start(tmp_path, "qwen2", tied=False, workers=2)
+    try:
+        record = await engine.install(engine.next_weights(columns=10_000))
+        assert record.columns_checked == 2 * 7 + 1
+        engine.assert_says_what_models_say((await engine.generate())[1])
+        engine.assert_says_what_models_say((await engine.generate(temperature=0.0))[1], 1.0)
+
+        weights = engine.next_weights()
+        bias = "model.layers.1.self_attn.k_proj.bias"
+        tensors = [replace(t, fingerprint=1) if t.name == bias else t for t in weights.manifest.tensors]
+        with pytest.raises(WeightSyncError, match=r"layers\.1\.self_attn\.k_proj\.bias"):
+            await engine.install(replace(weights, manifest=replace(weights.manifest, tensors=tuple(tensors))))
+        await engine.install(weights)
+        engine.assert_says_what_models_say((await engine.generate())[1])
+
+        group = await run_until_it_has_tokens(engine)
+        engine.generator._engine.engine_core.resources.engine_manager.processes[0].kill()
+        with pytest.raises(GroupFailed) as failed:
+            await group
+        assert failed.value.reason == "engine_died"
+        with pytest.raises(GroupFailed):
+            await engine.generator.health()
+    finally:
+        await engine.generator.stop()

@@ -1,0 +1,170 @@
+"""Against the real MLflow, with SQLite, and against no server at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from funicular.launch.config import TrackingConfig
+from funicular.launch.metrics_sync import back_fill, sync_run
+from funicular.launch.progress import Progress
+from funicular.launch.run_folder import RunFolder
+from funicular.launch.tracking import CompletionRow, Tracker, open_tracker
+
+pytestmark = pytest.mark.integration
+
+ROW = CompletionRow(
+    group_id="g1",
+    task_id="t1",
+    prompt="1+1?",
+    completion="zwei ✓",
+    answer="2",
+    reward=1.0,
+    breakdown={"correctness": 1.0},
+    status="passed",
+    details={},
+    tokens=3,
+    truncated=False,
+    policy_version=4,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run folder with a recipe; the current directory is elsewhere and must stay clean."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    created = RunFolder.create(tmp_path / "runs" / "a")
+    recipe = {"name": "a", "seed": 3, "tracking": {"mlflow_uri": None, "experiment": "tests"}}
+    created.config.write_text(yaml.safe_dump(recipe))
+    return created
+
+
+@pytest.fixture
+def nobody_listens() -> Iterator[str]:
+    """The URI of a port that refuses connections: bound, never listening."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def open_(folder: RunFolder, attempt: int = 1, uri: str | None = None) -> tuple[Tracker, io.StringIO]:
+    shown = io.StringIO()
+    config = TrackingConfig(experiment="tests", mlflow_uri=uri)
+    resumed = 2 if attempt > 1 else None
+    tracker = open_tracker(
+        folder, config, Progress(10, shown), run_name="a", attempt=attempt, resumed_from_step=resumed
+    )
+    return tracker, shown
+
+
+def history(folder: RunFolder, key: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent}/mlflow.db")
+    run_id = json.loads(folder.mlflow_run.read_text())["run_id"]
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, key))
+
+
+def test_a_run_is_in_mlflow_with_everything_and_a_resumed_one_goes_on_in_it(folder: RunFolder) -> None:
+    tracker, shown = open_(folder)
+    tracker.log(0, {"eval/held_out/pass@1": 0.25})
+    for step in (1, 2, 3):
+        tracker.log(step, {"reward/mean": step / 10, "policy/loss": float("nan")})
+    tracker.completions(2, [ROW, ROW])
+    tracker.event("a generator died")
+    tracker.finish("killed")
+    assert tracker.mlflow_dropped == 0
+    assert "model-metrics?workflowType=machine_learning" in shown.getvalue()
+
+    recipe = yaml.safe_load(folder.config.read_text()) | {"seed": 4}
+    folder.config.write_text(yaml.safe_dump(recipe))
+    tracker, _ = open_(folder, attempt=2)
+    tracker.log(3, {"reward/mean": 0.5})
+    tracker.finish("finished")
+    assert tracker.mlflow_dropped == 0
+
+    assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.2), (3, 0.3), (3, 0.5)]
+    assert history(folder, "eval/held_out/pass_at_1") == [(0, 0.25)]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent}/mlflow.db")
+    note = json.loads(folder.mlflow_run.read_text())
+    (run,) = client.search_runs([note["experiment_id"]])
+    assert run.info.run_id == note["run_id"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "name": "a",
+        "seed": "3",
+        "tracking.mlflow_uri": "None",
+        "tracking.experiment": "tests",
+    }
+    assert run.data.tags["attempt"] == "2"
+    assert run.data.tags["resumed_from_step"] == "2"
+    assert run.data.tags["code_version"]
+    assert Path(run.data.tags["code_root"]).is_dir()
+    top = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    assert top == {"config.yaml", "config", "environment", "completions", "logs"}
+    resumed = Path(client.download_artifacts(run.info.run_id, "config/resume_2.yaml")).read_text()
+    assert "seed: 4" in resumed
+    environment = Path(client.download_artifacts(run.info.run_id, "environment/attempt_1.txt")).read_text()
+    assert "mlflow==" in environment
+    path = client.download_artifacts(run.info.run_id, "completions/step_000002_attempt_1.json")
+    table = json.loads(Path(path).read_text())
+    assert len(table["data"]) == 2
+    assert "zwei ✓" in table["data"][0]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_sync_sends_what_mlflow_lacks_once_and_only_the_highest_attempt(
+    folder: RunFolder, nobody_listens: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker, shown = open_(folder, uri=nobody_listens)
+    tracker.log(1, {"reward/mean": 0.1})
+    tracker.log(2, {"reward/mean": 0.2})
+    tracker.completions(2, [ROW])
+    tracker.begin_attempt(2, resumed_from_step=1)
+    tracker.log(2, {"reward/mean": 0.3})
+    tracker.finish("finished")
+    assert tracker.mlflow_dropped == 3 + 1 + 2, "records, a table, the tags of the second attempt"
+    assert f"funicular metrics sync {folder.path}" in shown.getvalue()
+    assert not folder.mlflow_run.exists()
+
+    assert back_fill(folder.path) == 2 * 4 + 1
+    assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
+    assert back_fill(folder.path) == 0
+    assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
+    assert "sent 0 values and 0 tables" in capsys.readouterr().out
+
+
+def test_sync_fills_gaps_between_what_a_live_run_sent(folder: RunFolder) -> None:
+    tracker, _ = open_(folder)
+    tracker.log(1, {"reward/mean": 0.1})
+    tracker.finish("finished")
+    with folder.metrics.open("a") as lines:
+        lines.write(json.dumps({"step": 2, "attempt": 1, "time": 5.5, "reward/mean": 0.2}) + "\n")
+    assert back_fill(folder.path) == 1
+    assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.2)]
+
+
+def test_the_sync_command_explains_a_wrong_folder_and_an_unreachable_server(
+    folder: RunFolder,
+    nobody_listens: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sync_run(tmp_path) == 2
+    assert "has no metrics.jsonl; expected a run folder" in capsys.readouterr().err
+    folder.metrics.write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody_listens)
+    assert sync_run(folder.path) == 1
+    assert nobody_listens.removeprefix("http://").partition(":")[0] in capsys.readouterr().err

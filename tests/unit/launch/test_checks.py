@@ -1,0 +1,169 @@
+"""Rules between values: each is broken once, and named with its key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from funicular.launch.checks import check, warn
+from funicular.launch.config import Config
+from funicular.launch.ranges import RANGES
+from funicular.launch.schema_docs import keys
+
+
+def changed(**values: Any) -> Config:
+    """The default config with `section__key` or `key` replaced."""
+    config = Config()
+    for name, value in values.items():
+        section, _, key = name.rpartition("__")
+        if section:
+            value = replace(getattr(config, section), **{key: value})
+        config = replace(config, **{section or key: value})
+    return config
+
+
+def problems(tmp_path: Path, **values: Any) -> dict[str, str]:
+    return {problem.key: str(problem) for problem in check(changed(**values), tmp_path)}
+
+
+def test_the_defaults_break_no_rule_and_raise_no_warning(tmp_path: Path) -> None:
+    assert check(Config(), tmp_path) == []
+    assert warn(Config()) == []
+
+
+def test_every_number_of_the_schema_has_a_range() -> None:
+    assert set(RANGES) == {key.name for key in keys().values() if key.base in (int, float)}
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "says"),
+    [
+        ({"algorithm__group_size": 1}, "algorithm.group_size", "at least 2"),
+        ({"algorithm__groups_per_step": 0}, "algorithm.groups_per_step", "at least 1"),
+        ({"algorithm__optimizer_batches": 9}, "algorithm.optimizer_batches", "a group is never split"),
+        ({"algorithm__delta": 1.1}, "algorithm.delta", "above 1 + epsilon_high = 1.2"),
+        ({"algorithm__epsilon_low": 1.0}, "algorithm.epsilon_low", "above 0 and below 1"),
+        ({"algorithm__beta": float("nan")}, "algorithm.beta", "at least 0"),
+        ({"algorithm__importance_cap": 0.5}, "algorithm.importance_cap", "null turns it off"),
+        (
+            {"algorithm__zero_variance_groups": "replace", "algorithm__max_replacements": 0},
+            "algorithm.max_replacements",
+            "at least 1 try",
+        ),
+        ({"max_steps": -1}, "max_steps", "at least 0"),
+        ({"max_staleness": -1}, "max_staleness", "at least 0"),
+        ({"name": "a/b"}, "name", "can name a folder"),
+        ({"resume": "atuo"}, "resume", "Did you mean auto?"),
+        ({"cluster__address": "head"}, "cluster.address", "host:port"),
+        ({"model__path": "smollm2-135"}, "model.path", "Did you mean smollm2-135m?"),
+        ({"model__path": "./none"}, "model.path", "no such folder"),
+        ({"model__chat_template": "plane"}, "model.chat_template", "Did you mean plain?"),
+        ({"data__path": "arithmatic"}, "data.path", "Did you mean arithmetic?"),
+        ({"data__path": "owner/train.jsonl"}, "data.path", "no such file"),
+        ({"data__held_out_path": "none.jsonl"}, "data.held_out_path", "no such file"),
+        ({"data__held_out_split": "test"}, "data.held_out_split", "no splits"),
+        ({"data__held_out_fraction": 0.0}, "data.held_out_fraction", "evaluation.tasks=0"),
+        ({"data__held_out_fraction": 1.0}, "data.held_out_fraction", "below 1"),
+        ({"data__prompt_template": "prompt"}, "data.prompt_template", "{prompt}"),
+        ({"data__answer_pattern": "("}, "data.answer_pattern", "not a regular expression"),
+        ({"data__answer_pattern": "####"}, "data.answer_pattern", "no group"),
+        ({"data__answer_column": None}, "data.answer_column", "reference answer"),
+        ({"data__kinds": "add1,mull1"}, "data.kinds", "Did you mean mul1?"),
+        ({"data__system_prompt": "Hi", "data__chat": False}, "data.system_prompt", "data.chat=true"),
+        ({"data__balance_column": "prompt"}, "data.balance_column", "other than"),
+        ({"generator__temperature": 0.0}, "generator.temperature", "above 0"),
+        ({"generator__gpu_memory_fraction": 1.5}, "generator.gpu_memory_fraction", "at most 1"),
+        ({"learner__zero_stage": 4}, "learner.zero_stage", "at most 3"),
+        ({"learner__dtype": "bfloat16"}, "learner.compute_dtype", "learner.compute_dtype=bfloat16"),
+        ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
+        ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
+        ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
+        ({"reward__verifier": "maths"}, "reward.verifier", "Did you mean math?"),
+        ({"reward__functions": {}}, "reward.functions", "at least one"),
+        ({"reward__functions": {"correctness": 0.0}}, "reward.functions", "every weight is 0"),
+        (
+            {"reward__functions": {"corectness": 1.0}},
+            "reward.functions.corectness",
+            "Did you mean correctness?",
+        ),
+        (
+            {"reward__functions": {"correctness": float("inf")}},
+            "reward.functions.correctness",
+            "finite",
+        ),
+        ({"reward__options": {"lenght": {}}}, "reward.options.lenght", "not in reward.functions"),
+        ({"reward__options": {"correctness": 3}}, "reward.options.correctness", "keyword arguments"),
+        (
+            {"reward__functions": {"length": 1.0}, "reward__options": {"length": {"targt": 3}}},
+            "reward.options.length.targt",
+            "target",
+        ),
+        ({"reward__functions": {"length": 1.0}}, "reward.options.length", "exactly one"),
+        ({"reward__functions": {"mine.py:f": 1.0}}, "reward.functions.mine.py:f", "no such file"),
+    ],
+)
+def test_a_broken_rule_names_its_key_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], key: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = problems(tmp_path, **values)
+    assert set(found) == {key}
+    assert says in found[key]
+
+
+def test_broken_rules_come_all_at_once(tmp_path: Path) -> None:
+    found = problems(tmp_path, max_steps=-1, reward__verifier="x", data__answer_pattern="(")
+    assert set(found) == {"max_steps", "reward.verifier", "data.answer_pattern"}
+
+
+def test_local_files_and_folders_that_exist_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "train.jsonl").touch()
+    config = {"data__path": str(tmp_path / "train.jsonl"), "model__path": str(tmp_path / "model")}
+    assert "config.json" in problems(tmp_path, **config)["model.path"]
+    (tmp_path / "model" / "config.json").touch()
+    assert problems(tmp_path, **config) == {}
+
+
+def test_a_hub_id_is_left_to_the_hub(tmp_path: Path) -> None:
+    assert problems(tmp_path, data__path="openai/gsm8k", model__path="Qwen/Qwen2.5-1.5B") == {}
+
+
+def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from elsewhere import other\n\ndef score(completions, bonus=0):\n    return []\n\nraise SystemExit\n"
+    )
+    options = {"mine.py:score": {"bonus": 1}}
+    assert problems(tmp_path, reward__functions={"mine.py:score": 1.0}, reward__options=options) == {}
+    assert problems(tmp_path, reward__functions={"mine.py:other": 1.0}) == {}
+    found = problems(tmp_path, reward__functions={"mine.py:scor": 1.0})
+    assert "Did you mean score?" in found["reward.functions.mine.py:scor"]
+    options = {"mine.py:score": {"bnus": 1}}
+    found = problems(tmp_path, reward__functions={"mine.py:score": 1.0}, reward__options=options)
+    assert "Did you mean bonus?" in found["reward.options.mine.py:score.bnus"]
+    file.write_text("def score(:\n")
+    found = problems(tmp_path, reward__functions={"mine.py:score": 1.0})
+    assert "not valid Python" in found["reward.functions.mine.py:score"]
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (
+            {"algorithm__loss": "dr_grpo", "algorithm__scale_rewards": "group"},
+            "algorithm.scale_rewards",
+        ),
+        ({"learner__ranks": 9}, "learner.ranks"),
+        ({"generator__dtype": "bfloat16"}, "generator.dtype"),
+        ({"learner__micro_batch_tokens": 700}, "learner.micro_batch_tokens"),
+        ({"max_staleness": 1, "algorithm__importance_cap": None}, "algorithm.importance_cap"),
+    ],
+)
+def test_what_is_probably_not_meant_is_a_warning_only(tmp_path: Path, values: dict[str, Any], key: str) -> None:
+    config = changed(**values)
+    assert check(config, tmp_path) == []
+    assert [warning.key for warning in warn(config)] == [key]

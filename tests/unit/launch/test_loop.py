@@ -1,0 +1,195 @@
+"""The laws of the loop, over fakes that fail and dawdle."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
+from funicular.launch.ledger import audit, read_events
+from funicular.launch.loop import train
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes import fake_run
+
+
+def staleness(run) -> float:
+    return max(metrics["async/staleness_max"] for _, metrics in run.tracker.lines if "async/staleness_max" in metrics)
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3])
+async def test_staleness_never_exceeds_its_bound_and_reaches_it(tmp_path: Path, bound: int) -> None:
+    run = fake_run(tmp_path, max_steps=25, max_staleness=bound)
+    assert await train(run) == "finished"
+    assert staleness(run) == bound
+
+
+async def test_every_issued_group_is_accounted_for_exactly_once(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=10, max_staleness=1)
+    run.generators.fail = lambda r: GroupFailed("engine_died") if int(r.group_id[1:]) % 5 == 0 else None
+    await train(run)
+    account = audit(run.accounts.ledger.path)
+    assert account.problems == []
+    assert sorted({*account.trained, *account.dropped, *account.open}) == sorted(
+        event["group"] for event in read_events(run.accounts.ledger.path) if event["event"] == "issued"
+    )
+    assert len(account.trained) == 20
+    assert set(account.dropped.values()) == {"engine_died"}
+
+
+async def test_a_failed_group_is_tried_again_with_its_task_in_its_slot(tmp_path: Path) -> None:
+    calm = fake_run(tmp_path / "calm", max_steps=6)
+    await train(calm)
+    failing = fake_run(tmp_path / "failing", max_steps=6)
+    failed: set[str] = set()
+
+    def fail_each_task_once(request):
+        if request.task.task_id in failed:
+            return None
+        failed.add(request.task.task_id)
+        return GroupFailed("generator_died")
+
+    failing.generators.fail = fail_each_task_once
+    await train(failing)
+    assert failing.learners.trained == calm.learners.trained
+
+
+async def test_a_slot_that_keeps_failing_is_filled_empty_and_the_run_goes_on(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=3, algorithm={"max_replacements": 2})
+    first = run.accounts._tasks._tasks
+    cursed = {first[0].task_id, first[1].task_id}
+    run.generators.fail = lambda r: GroupFailed("engine_died") if r.task.task_id in cursed else None
+    await train(run)
+    assert run.accounts.counts["empty"] <= 2
+    assert run.step == 3
+
+
+async def test_only_empty_batches_stop_the_run_with_the_reason(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    run.generators.fail = lambda r: GroupFailed("prompt_too_long", retry_task=False)
+    with pytest.raises(RunStopped, match="prompt_too_long"):
+        await train(run)
+
+
+async def test_void_groups_train_nothing(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    run.scorers.rewards = lambda task, index: None if index else 1.0
+    with pytest.raises(RunStopped, match="void"):
+        await train(run)
+    assert run.learners.trained == []
+
+
+async def test_dynamic_sampling_replaces_the_task_in_its_slot(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=4, algorithm={"zero_variance_groups": "replace", "max_replacements": 20})
+    run.scorers.rewards = lambda task, index: 1.0 if int(task.answer) % 2 else float(index)
+    await train(run)
+    trained = [task_id for _, ids in run.learners.trained for task_id in ids]
+    assert len(trained) == 8
+    assert all(int(task_id[1:]) % 2 == 0 for task_id in trained)
+
+
+async def test_lost_payloads_are_drawn_again_before_the_step(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=3)
+    lost: list[str] = []
+
+    def lose_once(step, groups):
+        if not lost:
+            lost.append(groups[0].group_id)
+            raise PayloadsLost((groups[0].group_id,))
+
+    run.learners.before_step = lose_once
+    await train(run)
+    account = audit(run.accounts.ledger.path)
+    assert account.problems == []
+    assert account.dropped == {lost[0]: "payload_lost"}
+    assert len(account.trained) == 6
+
+
+async def test_a_lost_learner_goes_back_to_its_snapshot_and_trains_the_same_tasks(tmp_path: Path) -> None:
+    calm = fake_run(tmp_path / "calm", max_steps=7)
+    await train(calm)
+    run = fake_run(tmp_path / "lossy", max_steps=7, checkpoint_every=2)
+
+    def die_once(step, groups):
+        if step == 4 and run.learners.restarts == 0:
+            raise LearnerLost("rank 1 died")
+
+    run.learners.before_step = die_once
+    assert await train(run) == "finished"
+    assert run.learners.restarts == 1
+    assert run.learners.trained == calm.learners.trained
+    assert run.weights.published == sorted(set(run.weights.published)), "versions never repeat"
+    account = audit(run.accounts.ledger.path)
+    assert account.problems == []
+    assert [list(ids) for _, ids in sorted(account.trained_tasks.items())] == [ids for _, ids in calm.learners.trained]
+
+
+async def test_a_learner_that_always_dies_spends_the_budget(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_restarts=2)
+
+    def die(step, groups):
+        raise LearnerLost("rank 0 died")
+
+    run.learners.before_step = die
+    with pytest.raises(RuntimeError, match=r"(?s)max_restarts=2.*(rank 0 died.*){3}"):
+        await train(run)
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+async def test_stop_saves_and_the_resumed_run_trains_what_an_uninterrupted_one_does(tmp_path: Path, bound: int) -> None:
+    calm = fake_run(tmp_path / "calm", max_steps=9, max_staleness=bound)
+    await train(calm)
+    first = fake_run(tmp_path / "stopped", max_steps=9, max_staleness=bound)
+
+    def stop_at_four(step, groups):
+        if step == 4:
+            first.stop.set()
+
+    first.learners.before_step = stop_at_four
+    assert await train(first) == "stopped"
+    assert first.step == 4
+    second = fake_run(tmp_path / "stopped", max_steps=9, max_staleness=bound)
+    assert await train(second) == "finished"
+    assert second.learners.trained == calm.learners.trained
+    assert audit(second.accounts.ledger.path).problems == []
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kill_after=st.integers(min_value=0, max_value=120), staleness=st.integers(0, 2), every=st.sampled_from([0, 1, 3])
+)
+def test_killed_after_any_event_the_run_resumes_and_accounts_for_every_group(
+    tmp_path_factory: pytest.TempPathFactory, kill_after: int, staleness: int, every: int
+) -> None:
+    """The kill is a BaseException out of the ledger after its n-th event: nothing may clean up behind it."""
+    folder = tmp_path_factory.mktemp("killed")
+    calm = fake_run(folder / "calm", max_steps=6, max_staleness=staleness)
+    asyncio.run(train(calm))
+
+    class Killed(BaseException):
+        pass
+
+    run = fake_run(folder / "run", max_steps=6, max_staleness=staleness, checkpoint_every=every)
+    append = run.accounts.ledger.append
+    count = 0
+
+    def append_until_killed(event, **fields):
+        nonlocal count
+        if count >= kill_after:
+            raise Killed
+        count += 1
+        append(event, **fields)
+
+    run.accounts.ledger.append = append_until_killed
+    try:
+        asyncio.run(train(run))
+    except BaseException as error:
+        if not isinstance(error, (Killed, BaseExceptionGroup)):
+            raise
+    resumed = fake_run(folder / "run", max_steps=6, max_staleness=staleness, checkpoint_every=every)
+    asyncio.run(train(resumed))
+    account = audit(folder / "run" / "ledger.jsonl")
+    assert account.problems == []
+    assert [list(ids) for _, ids in sorted(account.trained_tasks.items())] == [ids for _, ids in calm.learners.trained]

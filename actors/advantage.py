@@ -13,9 +13,7 @@ STD_OFFSET = 1e-4
 _SPREAD_TOLERANCE = 1e-9
 
 
-def group_advantages(
-    rewards_PG: Sequence[Sequence[float | None]], scale: RewardScale
-) -> list[list[float | None]]:
+def group_advantages(rewards_PG: Sequence[Sequence[float | None]], scale: RewardScale) -> list[list[float | None]]:
     """Centre each group's rewards and divide them by the scale.
 
     GRPO, arXiv 2402.03300; without a scale Dr.GRPO, 2503.20783. All arithmetic is float64. A group whose
@@ -58,9 +56,7 @@ def _valid_rewards(index: int, rewards_G: Sequence[float | None]) -> np.ndarray:
             "baseline; drop such groups before"
         )
     if not np.isfinite(valid).all():
-        raise ValueError(
-            f"group {index}: a reward is not finite: {list(rewards_G)}; None says that it is void"
-        )
+        raise ValueError(f"group {index}: a reward is not finite: {list(rewards_G)}; None says that it is void")
     return valid
 
 

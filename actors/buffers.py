@@ -45,7 +45,7 @@ class RolloutBuffer:
     async def fill(self, filling: Filling) -> None:
         """Put a group, or word of its failure, into its slot."""
         self._held[filling.slot] = filling
-        await self._ask(lambda actor: actor.fill.remote(filling))
+        await self._put(filling)
 
     async def take(self) -> tuple[Filling, ...]:
         """The next training batch: `groups_per_step` fillings in slot order. They stay held until released."""
@@ -70,6 +70,9 @@ class RolloutBuffer:
         """Reserved slots not filled yet, oldest first."""
         return [slot for slot in range(self.released, self._next_slot) if slot not in self._held]
 
+    async def _put(self, filling: Filling) -> None:
+        await self._ask(lambda actor: actor.fill.remote(filling))
+
     async def _ask(self, request: Callable[[Any], Awaitable[Any]]) -> Any:
         while True:
             actor = self._actor
@@ -84,4 +87,4 @@ class RolloutBuffer:
         self._budget.spend("buffer", reason)
         self._actor = self._make_actor(self.capacity, self.released)
         for filling in list(self._held.values()):
-            await self._ask(lambda actor, filling=filling: actor.fill.remote(filling))
+            await self._put(filling)

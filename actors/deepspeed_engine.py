@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -43,6 +44,7 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, *, time
     import deepspeed
     import deepspeed.ops
 
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Its shared-memory collectives would be compiled here, which needs a C++ toolchain on every node.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
@@ -52,7 +54,16 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, *, time
 
 
 def make_engine(policy: torch.nn.Module, config: LearnerConfig, device: torch.device) -> Any:
-    """Wrap the policy. Gradients are summed by `backward`, applied by `apply_gradients`."""
+    """Wrap the policy. Gradients are summed by `backward`, applied by `apply_gradients`.
+
+    Raises:
+        ValueError: bfloat16 parameters without ZeRO.
+    """
+    if config.dtype == "bfloat16" and config.zero_stage == 0:
+        raise ValueError(
+            "learner.zero_stage: got 0 with learner.dtype=bfloat16, for which DeepSpeed would sum gradients in "
+            "bfloat16; set learner.zero_stage=1, which costs nothing more, or learner.dtype=float32"
+        )
     import deepspeed
 
     parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -96,29 +107,25 @@ def _deepspeed_config(config: LearnerConfig, device: torch.device) -> dict[str, 
     return out
 
 
-def backward(engine: Any, loss: torch.Tensor, *, last: bool, world_size: int) -> None:
+def backward(engine: Any, loss: torch.Tensor, world_size: int) -> None:
     """Add the gradient of this rank's part of the optimizer batch's loss.
 
+    Before the forward pass, `engine.set_gradient_accumulation_boundary` must have been told whether it is the last.
     DeepSpeed averages over ranks: the loss is multiplied by their number, and `scale_wrt_gas=False` keeps it from
     dividing by a number of accumulation steps that it does not know.
-
-    Args:
-        last: whether this is the last micro-batch; gradients are exchanged there at the latest.
     """
     engine.backward(loss * world_size, scale_wrt_gas=False)
-    del last
 
 
 def apply_gradients(engine: Any) -> float:
     """One optimizer step. Returns the gradient's norm before clipping."""
-    norm = _plain_norm(engine) if engine.get_global_grad_norm() is None else None
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():  # DeepSpeed knows no norm here
+        grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        engine.step()
+        return norm
     engine.step()
-    return float(engine.get_global_grad_norm()) if norm is None else norm
-
-
-def _plain_norm(engine: Any) -> float:
-    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(grads))
+    return float(engine.get_global_grad_norm())
 
 
 def gathered(parameters: Iterable[torch.nn.Parameter]) -> AbstractContextManager[Any]:

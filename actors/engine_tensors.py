@@ -40,9 +40,7 @@ def expected_tensors(model: Any, dtype: torch.dtype) -> list[tuple[str, list[int
     return list(found.values())
 
 
-def observe(
-    model: Any, dtype: torch.dtype, version: int, columns: int
-) -> list[tuple[str, str, str, int, int, int]]:
+def observe(model: Any, dtype: torch.dtype, version: int, columns: int) -> list[tuple[str, str, str, int, int, int]]:
     """Fingerprint what this worker uses.
 
     Returns:
@@ -91,9 +89,7 @@ def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterato
     cuts = _row_cuts(module, parameter)
     if len(cuts) > 1:
         names = list(model.packed_modules_mapping[own])
-    width: tuple[int, ...] = (
-        (module.input_size,) if parameter == "weight" and hasattr(module, "input_size") else ()
-    )
+    width: tuple[int, ...] = (module.input_size,) if parameter == "weight" and hasattr(module, "input_size") else ()
     first = 0
     for name, (rows, whole_rows, shard, shards) in zip(names, cuts, strict=True):
         yield _Part(
@@ -166,7 +162,5 @@ def _as_sent(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The parameter in the type it was sent in: CPU kernels of vLLM keep some bfloat16 biases as float32."""
     sent = parameter.to(dtype)
     if not torch.equal(sent.to(parameter.dtype), parameter):
-        raise RuntimeError(
-            f"a {parameter.dtype} parameter holds values that {dtype} cannot; it was not sent so"
-        )
+        raise RuntimeError(f"a {parameter.dtype} parameter holds values that {dtype} cannot; it was not sent so")
     return sent

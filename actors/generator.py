@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from funicular.actors.completions import Completion, describe_group, pack_group
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.errors import GroupFailed
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
@@ -25,17 +23,6 @@ CONCURRENT_CALLS = 4096
 INITIAL_LABEL = "unverified"
 """The engine's label before the first install; no token carries it, because nothing is generated before."""
 _WATCH_PERIOD_S = 1.0
-
-
-@dataclass(slots=True)
-class _Completion:
-    """One member of a group, as it grows."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    truncated: bool = False
-    spans: list[tuple[str, int]] = field(default_factory=list)
-    """(label, end) of each run of tokens that were sampled with the same weights."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,35 +152,32 @@ class Generator:
         labels = {label for completion in completions_G for label, _ in completion.spans}
         versions = await self._gate.versions(labels, self._sync.deadline_s)
         texts = tuple(self._prompts.decode(completion.token_ids) for completion in completions_G)
-        payload = _pack(request.group_id, prompt_ids, completions_G, versions, texts)
-        return _record(self._name, payload, completions_G, seconds), payload
+        payload = pack_group(request.group_id, prompt_ids, completions_G, versions, texts)
+        return describe_group(self._name, payload, completions_G, seconds), payload
 
-    async def _complete(self, prompt_ids: list[int], request: GenerationRequest) -> list[_Completion]:
+    async def _complete(self, prompt_ids: list[int], request: GenerationRequest) -> list[Completion]:
         """All completions of a group; when one fails, the others are aborted."""
         group = _Group(failure=asyncio.get_running_loop().create_future())
         members = [
             asyncio.create_task(self._complete_one(prompt_ids, request.temperature, group))
             for _ in range(request.count)
         ]
+        everyone: asyncio.Future[list[Completion]] = asyncio.gather(*members)
         self._groups.add(group)
         try:
-            while not all(member.done() for member in members):
-                await asyncio.wait(
-                    {group.failure, *members}, timeout=_WATCH_PERIOD_S, return_when=asyncio.FIRST_EXCEPTION
-                )
+            while not everyone.done():
+                first: set[asyncio.Future[Any]] = {group.failure, everyone}
+                await asyncio.wait(first, timeout=_WATCH_PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
                 if group.failure.done():
                     group.failure.result()
-                for member in members:
-                    if member.done():
-                        member.result()
                 self._check_progress(group)
-            return [member.result() for member in members]
+            return everyone.result()
         finally:
             self._groups.discard(group)
             group.failure.cancel()
             for member in members:
                 member.cancel()  # a request whose task is cancelled is aborted in the engine
-            await asyncio.gather(*members, return_exceptions=True)
+            await asyncio.gather(everyone, *members, return_exceptions=True)
 
     def _check_progress(self, group: _Group) -> None:
         """Installs have a deadline of their own, and members that wait for a place are not hung."""
@@ -203,7 +187,7 @@ class Generator:
             detail = f"no token in {self._config.progress_deadline_s:.0f} s (generator.progress_deadline_s)"
             raise GroupFailed("no_progress", detail)
 
-    async def _complete_one(self, prompt_ids: list[int], temperature: float, group: _Group) -> _Completion:
+    async def _complete_one(self, prompt_ids: list[int], temperature: float, group: _Group) -> Completion:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         async with self._places:
@@ -218,7 +202,7 @@ class Generator:
             finally:
                 group.in_engine -= 1
 
-    async def _stream(self, prompt_ids: list[int], temperature: float, group: _Group) -> _Completion:
+    async def _stream(self, prompt_ids: list[int], temperature: float, group: _Group) -> Completion:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -230,7 +214,7 @@ class Generator:
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
-        completion = _Completion()
+        completion = Completion()
         prompt = tokens_input(prompt_ids)
         request_id = f"{self._name}-{next(self._request_numbers)}"
         async for output in self._engine.generate(prompt, parameters, request_id=request_id):
@@ -243,10 +227,7 @@ class Generator:
             if news.finish_reason is None:
                 continue
             if news.finish_reason not in ("stop", "length"):
-                reason = self._abort_reasons.get(request_id, "aborted")
-                raise GroupFailed(
-                    reason, f"{self._name}: the engine ended a request with {news.finish_reason}"
-                )
+                raise GroupFailed("aborted", f"{self._name}: the engine ended it with {news.finish_reason}")
             completion.truncated = news.finish_reason == "length"
             completion.spans = [(span.version, span.end) for span in news.weight_versions or ()]
         return completion
@@ -298,49 +279,6 @@ class Generator:
         """End the engine and its processes."""
         if self._engine is not None:
             self._engine.shutdown()
-
-
-def _pack(
-    group_id: str,
-    prompt_ids: list[int],
-    completions_G: list[_Completion],
-    versions: dict[str, int],
-    texts: tuple[str, ...],
-) -> GroupPayload:
-    versions_T: list[int] = []
-    for completion in completions_G:
-        start = 0
-        for label, end in completion.spans:
-            versions_T.extend([versions[label]] * (end - start))
-            start = end
-    token_ids = np.array([t for c in completions_G for t in c.token_ids], dtype=np.int32)
-    if len(versions_T) != len(token_ids):
-        raise RuntimeError(f"{group_id}: {len(token_ids)} tokens, weight versions for {len(versions_T)}")
-    return GroupPayload(
-        group_id=group_id,
-        prompt_ids=np.array(prompt_ids, dtype=np.int32),
-        token_ids=token_ids,
-        offsets=np.cumsum([0, *(len(c.token_ids) for c in completions_G)], dtype=np.int64),
-        generator_logprobs=np.array([x for c in completions_G for x in c.logprobs], dtype=np.float32),
-        token_versions=np.array(versions_T, dtype=np.int32),
-        texts=texts,
-    )
-
-
-def _record(
-    name: str, payload: GroupPayload, completions_G: list[_Completion], seconds: float
-) -> GenerationRecord:
-    return GenerationRecord(
-        group_id=payload.group_id,
-        generator=name,
-        prompt_tokens=len(payload.prompt_ids),
-        lengths_G=tuple(len(c.token_ids) for c in completions_G),
-        truncated_G=tuple(c.truncated for c in completions_G),
-        finite_G=tuple(all(map(math.isfinite, c.logprobs)) for c in completions_G),
-        oldest_version=int(payload.token_versions.min()),
-        newest_version=int(payload.token_versions.max()),
-        seconds=seconds,
-    )
 
 
 def generator_actor() -> Any:

@@ -76,9 +76,7 @@ def kl_terms(
     return k3 * ratio if kl_estimator == "k3_unbiased" else k3
 
 
-def importance_weights_of(
-    old_logprobs: torch.Tensor, generator_logprobs: torch.Tensor, cap: float
-) -> torch.Tensor:
+def importance_weights_of(old_logprobs: torch.Tensor, generator_logprobs: torch.Tensor, cap: float) -> torch.Tensor:
     """Truncated importance sampling: min(exp(old - generator), cap) of each token, detached."""
     return torch.exp(old_logprobs.detach() - generator_logprobs).clamp(max=cap)
 

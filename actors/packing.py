@@ -81,6 +81,7 @@ def plan_step(
     ranks: int,
     micro_batch_tokens: int,
     max_completion_tokens: int,
+    head_chunk_tokens: int = HEAD_CHUNK_TOKENS,
 ) -> StepPlan:
     """Cut a training batch.
 
@@ -91,6 +92,7 @@ def plan_step(
     Args:
         groups: in slot order, each with at least two valid completions.
         micro_batch_tokens: padded tokens of one pass; a single longer row gets a pass of its own.
+        head_chunk_tokens: trained tokens whose logits exist at the same time.
         max_completion_tokens: the configured limit, for `constant`.
 
     Raises:
@@ -109,11 +111,8 @@ def plan_step(
             _planned_rows(group, advantages_G, algorithm, normaliser)
             for group, advantages_G in zip(groups[start:end], advantages_PG[start:end], strict=True)
         ]
-        cut = [
-            cut_micro_batches(rows, micro_batch_tokens)
-            for rows in balance(rows_PG, ranks, micro_batch_tokens)
-        ]
-        for rank, micro_batches in enumerate(_aligned(cut)):
+        cut = [cut_micro_batches(rows, micro_batch_tokens) for rows in balance(rows_PG, ranks, micro_batch_tokens)]
+        for rank, micro_batches in enumerate(_aligned(cut, head_chunk_tokens)):
             per_rank[rank].append(micro_batches)
         normalisers.append(normaliser)
     return StepPlan(
@@ -133,9 +132,7 @@ def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int
     )
 
 
-def _normaliser(
-    groups: Sequence[ScoredGroup], algorithm: AlgorithmConfig, max_completion_tokens: int
-) -> Normaliser:
+def _normaliser(groups: Sequence[ScoredGroup], algorithm: AlgorithmConfig, max_completion_tokens: int) -> Normaliser:
     lengths = [n for group in groups for n in trained_lengths(group, algorithm) if n is not None]
     return Normaliser(
         aggregation=aggregation_of(algorithm),
@@ -166,9 +163,7 @@ def _planned_rows(
     ]
 
 
-def balance(
-    rows_PG: Sequence[Sequence[PlannedRow]], ranks: int, micro_batch_tokens: int
-) -> list[list[PlannedRow]]:
+def balance(rows_PG: Sequence[Sequence[PlannedRow]], ranks: int, micro_batch_tokens: int) -> list[list[PlannedRow]]:
     """Give whole groups to ranks: the costliest first, each to the rank that has least.
 
     A group's cost is the padded tokens it would take alone, which is what its passes compute.
@@ -198,19 +193,18 @@ def cut_micro_batches(rows: Sequence[PlannedRow], micro_batch_tokens: int) -> li
     return cut
 
 
-def _aligned(cut: Sequence[Sequence[Sequence[PlannedRow]]]) -> list[tuple[MicroBatch, ...]]:
+def _aligned(cut: Sequence[Sequence[Sequence[PlannedRow]]], head_chunk_tokens: int) -> list[tuple[MicroBatch, ...]]:
     """The same number of micro-batches on every rank, and of head chunks in the n-th of each."""
     passes = max(len(micro_batches) for micro_batches in cut)
     padded = [[*micro_batches, *([()] * (passes - len(micro_batches)))] for micro_batches in cut]
-    chunks = [max(_head_chunks(micro_batches[n]) for micro_batches in padded) for n in range(passes)]
+    chunks = [max(_head_chunks(micro_batches[n], head_chunk_tokens) for micro_batches in padded) for n in range(passes)]
     return [
         tuple(
-            MicroBatch(rows=tuple(rows), head_chunks=count)
-            for rows, count in zip(micro_batches, chunks, strict=True)
+            MicroBatch(rows=tuple(rows), head_chunks=count) for rows, count in zip(micro_batches, chunks, strict=True)
         )
         for micro_batches in padded
     ]
 
 
-def _head_chunks(rows: Sequence[PlannedRow]) -> int:
-    return max(1, -(-sum(row.completion_tokens for row in rows) // HEAD_CHUNK_TOKENS))
+def _head_chunks(rows: Sequence[PlannedRow], head_chunk_tokens: int) -> int:
+    return max(1, -(-sum(row.completion_tokens for row in rows) // head_chunk_tokens))

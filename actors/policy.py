@@ -69,9 +69,7 @@ class PolicyModel(nn.Module):
 
     def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> Any:
         decoder = getattr(self.causal_lm, self.causal_lm.base_model_prefix)
-        out = decoder(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
+        out = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
         return out.last_hidden_state
 
     def _score_chunk(self, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, *, recompute: bool) -> Any:

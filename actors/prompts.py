@@ -77,9 +77,7 @@ def chat_template_text(tokenizer: Any, chat_template: str) -> str:
         return _begin_token(tokenizer) + PLAIN_TEMPLATE
     path = Path(chat_template).expanduser()
     if not path.is_file():
-        raise ValueError(
-            f"model.chat_template={chat_template}: no such file; expected auto, plain or a Jinja file"
-        )
+        raise ValueError(f"model.chat_template={chat_template}: no such file; expected auto, plain or a Jinja file")
     return path.read_text()
 
 

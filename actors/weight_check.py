@@ -50,9 +50,7 @@ def check_manifest(manifest: Manifest, expected: Sequence[ExpectedTensor]) -> No
     if missing := sorted(set(wanted) - set(names)):
         raise _refused(f"missing {_some(missing)}; the engine needs {len(wanted)} tensors")
     if unknown := sorted(set(names) - set(wanted)):
-        raise _refused(
-            f"unknown {_some(unknown)}; the engine has {len(wanted)} tensors and none of that name"
-        )
+        raise _refused(f"unknown {_some(unknown)}; the engine has {len(wanted)} tensors and none of that name")
     for entry in manifest.tensors:
         _check_entry(entry, wanted[entry.name], manifest)
     if len(manifest.bucket_sizes) != len(manifest.bucket_hashes):
@@ -134,9 +132,7 @@ def _add_up(tensor: str, module: str, kind: str, reports: Sequence[tuple[int, Ob
                 "verify", f"{tensor}: workers {first} and {rank} hold the same {kind} in {module}, and differ"
             )
     if absent := sorted(set(range(shards.pop())) - set(parts)):
-        raise WeightSyncError(
-            "verify", f"{tensor}: no worker reports part {_some(map(str, absent))} in {module}"
-        )
+        raise WeightSyncError("verify", f"{tensor}: no worker reports part {_some(map(str, absent))} in {module}")
     return sum(value for _, value in parts.values()) % _MODULUS
 
 

@@ -1,9 +1,10 @@
 """One generator's side of weight sync: load, verify, commit, or refuse (law 2). docs/weight_sync.md tells the story.
 
-check manifest ─► pause ─► buckets: write, hash, load ─► all there? ─► finish ─► fingerprints ─► resume ─► canary ─► commit
-      │                        │                           │                         │                       │
-   refused,                 refused: the engine stays paused, with its requests; a full resend heals it   refused: requests
-   nothing touched                                                                                         are aborted, paused
+    check manifest ─► pause ─► each bucket: write, hash, load ─► count ─► fingerprints ─► resume ─► canary ─► commit
+
+Refused at the first step, nothing was touched and the old version goes on. Refused before the resume, the engine
+stays paused with its requests. Refused by the canary, requests are aborted and the engine is paused again. A full
+resend heals each of these.
 """
 
 from __future__ import annotations
@@ -150,13 +151,9 @@ class WeightInstaller:
                 f"version {manifest.version} is older than {self._gate.committed}, which is committed",
             )
         if not self._gate.is_new(label):
-            raise WeightSyncError(
-                "manifest", f"attempt {label} was made before; every attempt needs a new number"
-            )
+            raise WeightSyncError("manifest", f"attempt {label} was made before; every attempt needs a new number")
         if len(published.buckets) != len(manifest.bucket_sizes):
-            raise WeightSyncError(
-                "manifest", f"{len(published.buckets)} buckets of {len(manifest.bucket_sizes)}"
-            )
+            raise WeightSyncError("manifest", f"{len(published.buckets)} buckets of {len(manifest.bucket_sizes)}")
         check_manifest(manifest, self._expected)
 
     async def _load(self, published: PublishedWeights, clock: _Clock) -> None:
@@ -275,9 +272,7 @@ class _Clock:
 
 def _observation(row: Any) -> Observation:
     tensor, module, kind, shard, shards, fingerprint = row
-    return Observation(
-        tensor=tensor, module=module, kind=kind, shard=shard, shards=shards, fingerprint=fingerprint
-    )
+    return Observation(tensor=tensor, module=module, kind=kind, shard=shard, shards=shards, fingerprint=fingerprint)
 
 
 async def _discard(upcoming: asyncio.Task[Path]) -> None:

@@ -25,6 +25,4 @@ class RestartBudget:
         self.deaths.append(f"{part}: {reason}")
         if len(self.deaths) > self.limit:
             listing = "\n  ".join(self.deaths)
-            raise RestartBudgetSpent(
-                f"{len(self.deaths)} restarts, cluster.max_restarts={self.limit}:\n  {listing}"
-            )
+            raise RestartBudgetSpent(f"{len(self.deaths)} restarts, cluster.max_restarts={self.limit}:\n  {listing}")

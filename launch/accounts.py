@@ -117,9 +117,7 @@ class Accounts:
 
     def position(self, released: int) -> Position:
         """Where the accounts stand, for a snapshot taken now."""
-        open_groups = {
-            slot: (issue.task.task_id, issue.group_id) for slot, issue in sorted(self._open.items())
-        }
+        open_groups = {slot: (issue.task.task_id, issue.group_id) for slot, issue in sorted(self._open.items())}
         open_groups |= self._again
         return Position(released=released, drawn=self._tasks.position, open=open_groups)
 

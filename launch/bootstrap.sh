@@ -19,12 +19,13 @@ fail() {
 
 # Ready, or exits with what to do. Afterwards `python` and `funicular` are the environment's.
 bootstrap() {
-    local lock="$FUNICULAR_ROOT/requirements-$FUNICULAR_EXTRA.lock" stamp="$FUNICULAR_VENV/.funicular-stamp" wanted
+    local lock="$FUNICULAR_ROOT/requirements-$FUNICULAR_EXTRA.lock" python="${FUNICULAR_PYTHON:-python3}" wanted
     [ -f "$lock" ] || fail "FUNICULAR_EXTRA=$FUNICULAR_EXTRA: expected cpu or cuda"
-    python="${FUNICULAR_PYTHON:-python3}"
     check_prerequisites "$python"
-    wanted="$(fingerprint "$lock" "$python")"
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    # One line for the packages, one for the project: an edit of pyproject.toml alone reinstalls no packages.
+    wanted="$(digest "$lock" <("$python" -VV) <(echo "$FUNICULAR_UV_VERSION"))
+$(digest "$lock" "$FUNICULAR_ROOT/pyproject.toml" <(echo "$FUNICULAR_ROOT"))"
+    if [ "$(stamp)" != "$wanted" ]; then
         mkdir -p "$FUNICULAR_VENV"
         exec 9>"$FUNICULAR_VENV/.funicular-lock"
         if ! flock --nonblock 9; then
@@ -32,11 +33,15 @@ bootstrap() {
             flock --timeout 1800 9 || fail "still locked: $FUNICULAR_VENV/.funicular-lock"
         fi
         # The other set-up may have done it all.
-        [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] || set_up "$lock" "$stamp" "$wanted" "$python"
+        [ "$(stamp)" = "$wanted" ] || set_up "$lock" "$python" "$wanted"
         exec 9>&-
     fi
     export VIRTUAL_ENV="$FUNICULAR_VENV" PATH="$FUNICULAR_VENV/bin:$PATH"
 }
+
+digest() { cat "$@" | sha256sum | cut -d ' ' -f 1; }
+
+stamp() { cat "$FUNICULAR_VENV/.funicular-stamp" 2>/dev/null; }
 
 # What pip cannot bring. All of it is reported at once.
 check_prerequisites() {
@@ -60,33 +65,25 @@ has_libnuma() {
         [ -n "$(find /lib /lib64 /usr/lib /usr/lib64 /usr/local/lib -name libnuma.so.1 -print -quit 2>/dev/null)" ]
 }
 
-# Changes whenever something that the environment is made from changes.
-fingerprint() {
-    {
-        cat "$1" "$FUNICULAR_ROOT/pyproject.toml"
-        "$2" -VV
-        printf '%s\n' "$FUNICULAR_ROOT" "$FUNICULAR_UV_VERSION"
-    } | sha256sum | cut -d ' ' -f 1
-}
-
 set_up() {
-    local lock="$1" stamp="$2" wanted="$3" python="$4"
-    rm -f "$stamp"
-    say "making $FUNICULAR_VENV: $(wc -l <"$lock") packages, about 3.5 GB, a few minutes the first time"
-    "$python" -m venv "$FUNICULAR_VENV"
-    local bin="$FUNICULAR_VENV/bin"
-    if ! "$bin/python" -m pip install --quiet --disable-pip-version-check "uv==$FUNICULAR_UV_VERSION"; then
-        say "uv cannot be installed; going on with pip"
+    local lock="$1" python="$2" wanted="$3" bin="$FUNICULAR_VENV/bin" packages
+    packages="${wanted%%$'\n'*}"
+    if [ "$(stamp | head -n 1)" != "$packages" ]; then
+        say "making $FUNICULAR_VENV: $(wc -l <"$lock") packages, about 3.5 GB, a few minutes the first time"
+        rm -f "$FUNICULAR_VENV/.funicular-stamp"
+        "$python" -m venv "$FUNICULAR_VENV" ||
+            fail "$python -m venv $FUNICULAR_VENV failed; the reason stands above."
+        "$bin/python" -m pip install --quiet --disable-pip-version-check "uv==$FUNICULAR_UV_VERSION" ||
+            say "uv cannot be installed; going on with pip"
+        say "installing $(basename "$lock")"
+        install_lock "$lock" ||
+            fail "The packages could not be installed; the reason stands above. Run $0 again to go on."
+        printf '%s\n' "$packages" >"$FUNICULAR_VENV/.funicular-stamp"
     fi
-    say "installing $(basename "$lock")"
-    install_lock "$lock" || fail "The packages could not be installed; the reason stands above. Run $0 again to go on."
     say "installing funicular itself, editable"
-    if [ -x "$bin/uv" ]; then
-        "$bin/uv" pip install --quiet --python "$bin/python" --no-deps --no-build-isolation -e "$FUNICULAR_ROOT"
-    else
-        "$bin/python" -m pip install --quiet --no-deps --no-build-isolation -e "$FUNICULAR_ROOT"
-    fi
-    printf '%s\n' "$wanted" >"$stamp"
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+        -e "$FUNICULAR_ROOT" || fail "Funicular itself could not be installed; the reason stands above."
+    printf '%s\n' "$wanted" >"$FUNICULAR_VENV/.funicular-stamp"
     say "the environment is ready"
 }
 
@@ -99,7 +96,7 @@ install_lock() {
     fi
     if [ -x "$bin/uv" ]; then
         UV_FIND_LINKS="$links" "$bin/uv" pip install --python "$bin/python" --no-deps --compile-bytecode \
-            "${backend[@]}" -r "$lock" 2>&1 | grep --line-buffered -v '^ [+-] ' >&2
+            "${backend[@]}" -r "$lock" 2>&1 | grep --line-buffered -v '^ [-+~] ' >&2
         [ "${PIPESTATUS[0]}" = 0 ] && return
         say "uv failed; trying pip"
     fi

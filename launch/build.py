@@ -24,8 +24,7 @@ from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder
 from funicular.launch.tasks import TaskSet
 from funicular.launch.tracking import Tracker
-
-SCORER_SLACK_S = 120.0
+from funicular.rewards.runner import scoring_deadline_s
 
 
 def demand(config: Config) -> Demand:
@@ -60,7 +59,7 @@ async def build(
     scorers = Scorers(
         lambda name: scorer_class.remote(config.reward, str(recipe_folder)),
         count=config.reward.scorers,
-        deadline_s=scoring_deadline_s(config),
+        deadline_s=scoring_deadline_s(config.reward, config.algorithm.group_size),
         streaks=ErrorStreaks(config.reward.max_consecutive_errors),
         budget=budget,
     )
@@ -87,7 +86,7 @@ async def build(
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last),
         tracker=tracker,
         budget=budget,
-        held_out=tasks.held_out[: config.evaluation.tasks],
+        held_out=tasks.evaluation_tasks(config.evaluation.tasks),
         make_buffer=lambda released: RolloutBuffer(
             max_staleness=config.max_staleness,
             groups_per_step=config.algorithm.groups_per_step,
@@ -96,13 +95,6 @@ async def build(
         ),
         snapshot=snapshot,
     )
-
-
-def scoring_deadline_s(config: Config) -> float:
-    """Longest that scoring one group can take within its own limits: every function is tried on the whole group,
-    then, if that did not end, on each completion by itself."""
-    functions = len(config.reward.functions) + 1  # and the verifier
-    return 3 * functions * config.algorithm.group_size * config.reward.time_limit_s + SCORER_SLACK_S
 
 
 def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Callable[[str], Any]:

@@ -103,9 +103,7 @@ def read_snapshot(path: Path) -> Snapshot:
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != expected["size"]:
-            raise CheckpointError(
-                f"{file}: missing, or not the {expected['size']} bytes that the manifest names"
-            )
+            raise CheckpointError(f"{file}: missing, or not the {expected['size']} bytes that the manifest names")
         if _sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file}: its sha256 is not the manifest's; the file is damaged")
     state = json.loads((path / "state.json").read_text())

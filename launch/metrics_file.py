@@ -40,9 +40,7 @@ class MetricsFile:
             self._open()
             assert self._fd is not None
             if not self._clean_end:
-                line = (
-                    b"\n" + line
-                )  # what a killed process or a full disk left unfinished stays a line of its own
+                line = b"\n" + line  # what a killed process or a full disk left unfinished stays a line of its own
             self._clean_end = os.write(self._fd, line) == len(line)
             if not self._clean_end:
                 raise OSError(f"only part of a line of {len(line)} bytes was written")

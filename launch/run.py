@@ -60,9 +60,7 @@ class Run:
         stopping = asyncio.create_task(self.stop.wait())
         try:
             while True:
-                await asyncio.wait(
-                    {taking, stopping}, timeout=STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({taking, stopping}, timeout=STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
                     return None
                 if taking.done():

@@ -126,9 +126,7 @@ class RunLock:
     def release(self) -> None:
         """Let others have the folder. Safe to call twice."""
         if self._fd is not None:
-            os.close(
-                self._fd
-            )  # closing drops the lock; the file stays, so that no second file is ever locked
+            os.close(self._fd)  # closing drops the lock; the file stays, so that no second file is ever locked
             self._fd = None
 
     def __enter__(self) -> RunLock:

@@ -14,7 +14,8 @@ async def first_to_end(main: Coroutine[Any, Any, str], *others: Coroutine[Any, A
         Exception: what the stage that ended first raised; `main`'s comes before the others'. An exception group of
             one is raised as its only member.
     """
-    stages = [asyncio.create_task(stage) for stage in (main, *others)]
+    first = asyncio.create_task(main)
+    stages: list[asyncio.Task[Any]] = [first, *(asyncio.create_task(stage) for stage in others)]
     try:
         await asyncio.wait(stages, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -25,7 +26,7 @@ async def first_to_end(main: Coroutine[Any, Any, str], *others: Coroutine[Any, A
     for stage in ended:
         if error := stage.exception():
             raise _only_member(error)
-    return stages[0].result()
+    return first.result()
 
 
 def _only_member(error: BaseException) -> BaseException:

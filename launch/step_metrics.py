@@ -33,9 +33,7 @@ def step_metrics(
         "rollout/completion_len_mean": statistics.fmean(lengths),
         "rollout/completion_len_max": float(max(lengths)),
         "rollout/prompt_len_mean": statistics.fmean(group.generation.prompt_tokens for group in groups),
-        "rollout/truncated_frac": statistics.fmean(
-            t for group in groups for t in group.generation.truncated_G
-        ),
+        "rollout/truncated_frac": statistics.fmean(t for group in groups for t in group.generation.truncated_G),
         "rollout/void_frac": statistics.fmean(not ok for group in groups for ok in group.valid_G),
         "async/staleness_mean": statistics.fmean(staleness),
         "async/staleness_max": float(max(staleness)),

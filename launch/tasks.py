@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from funicular.launch.arithmetic import arithmetic_rows
 from funicular.launch.config import DataConfig
@@ -44,6 +45,15 @@ class TaskSet:
     def iterator(self, seed: int, position: int = 0) -> TaskIterator:
         """The training tasks in the order of this seed, from `position` on."""
         return TaskIterator(self.train, seed, position=position, balance_column=self.balance_column)
+
+    def evaluation_tasks(self, count: int) -> tuple[Task, ...]:
+        """The held-out tasks of every evaluation: `count` at most, the balance column's values in turn."""
+        by_value: dict[str, list[Task]] = {}
+        for task in sorted(self.held_out, key=lambda task: _fraction_of(task.task_id)):
+            value = "" if self.balance_column is None else str(task.columns[self.balance_column])
+            by_value.setdefault(value, []).append(task)
+        rounds = zip_longest(*(by_value[value] for value in sorted(by_value)))
+        return tuple(task for turn in rounds for task in turn if task is not None)[:count]
 
 
 def load_tasks(config: DataConfig, verifier: str, seed: int) -> TaskSet:

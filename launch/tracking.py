@@ -122,22 +122,21 @@ class Tracker:
 
     def event(self, text: str) -> None:
         """Record something that happened: in the terminal and in `logs/events.log`."""
-
-        def write() -> None:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            with self._folder.events.open("a", encoding="utf-8") as log:
-                log.write(f"{stamp} attempt {self._attempt}: {text}\n")
-
         self._survive(lambda: self._progress.event(text))
-        self._survive(write)
+        self._survive(lambda: self._note(text))
 
     def finish(self, status: Literal["finished", "failed", "killed"]) -> None:
         """End the run's accounts. Waits for MLflow, but not for ever (`mlflow_sink.FLUSH_DEADLINE_S`)."""
-        self.event(f"run {status}")
+        self._survive(lambda: self._note(f"run {status}"))
         self._file.close()
         if self._sink:
             with self._progress.doing("sending the last metrics to MLflow"):
                 self._sink.close(status.upper())
+
+    def _note(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with self._folder.events.open("a", encoding="utf-8") as log:
+            log.write(f"{stamp} attempt {self._attempt}: {text}\n")
 
     def _send(self, item: Item) -> None:
         if self._sink:
@@ -171,9 +170,7 @@ def open_tracker(
     sink = None
     if config.mlflow:
         sink = MlflowSink(
-            MlflowTarget(
-                uri=tracking_uri(folder, config.mlflow_uri), experiment=config.experiment, run_name=run_name
-            ),
+            MlflowTarget(uri=tracking_uri(folder, config.mlflow_uri), experiment=config.experiment, run_name=run_name),
             folder,
             attempt=attempt,
             resumed_from_step=resumed_from_step,

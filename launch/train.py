@@ -22,13 +22,29 @@ from funicular.launch.models import ModelError, resolve_model
 from funicular.launch.progress import Progress
 from funicular.launch.progress_text import RunSummary
 from funicular.launch.recipe import LoadedRecipe
-from funicular.launch.run_folder import RunFolder, RunFolderLocked
+from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import TaskSet, load_tasks
 from funicular.launch.tracking import Tracker, open_tracker
+from funicular.rewards.runner import FunctionRunner, RewardLoadError
 
 FINISHED, FAILED, WRONG_INPUT = 0, 1, 2
 STOPPED = 128 + signal.SIGTERM
 """As a shell says of a process that SIGTERM ended: a scheduler that retries failed jobs then resumes the run."""
+
+
+class ResumeError(ValueError):
+    """`resume` and the run folder do not go together."""
+
+
+WRONG_INPUTS = (
+    CheckpointError,
+    ClusterTooSmall,
+    DataError,
+    ModelError,
+    ResumeError,
+    RewardLoadError,
+    RunFolderLockedError,
+)
 
 
 def train(loaded: LoadedRecipe) -> int:
@@ -40,9 +56,7 @@ def train(loaded: LoadedRecipe) -> int:
         with folder.lock():
             _log_to(folder)
             return _train_in(folder, loaded, progress)
-    except (ValueError, RunFolderLocked) as error:  # DataError, ModelError, CheckpointError and ClusterTooSmall too
-        if not isinstance(error, (DataError, ModelError, CheckpointError, ClusterTooSmall, RunFolderLocked)):
-            logging.getLogger(__name__).debug("wrong input", exc_info=True)
+    except WRONG_INPUTS as error:
         progress.close()
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -59,6 +73,7 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
         return FINISHED
     tasks = load_tasks(config.data, config.reward.verifier, config.seed)
     _report(tasks, progress)
+    _try_reward_functions(loaded)
     model_folder = resolve_model(config.model.path, progress.event)
     folder.config.write_text(loaded.text)
     ledger = Ledger(folder.ledger)
@@ -124,7 +139,8 @@ async def _run(
             asyncio.get_running_loop().add_signal_handler(number, run.stop.set)
         finished = await loop(run) == "finished"
         if finished:
-            if run.last_evaluation is None or run.last_evaluated_step != run.step:
+            every = config.evaluation.every
+            if not every or run.step % every:  # else the loop has just done it
                 run.last_evaluation = await evaluate(run)
             run.accounts.close("run_finished")
             ledger.append("finished", step=run.step, reason="max_steps")
@@ -141,11 +157,24 @@ async def _run(
         disconnect()
 
 
+def _try_reward_functions(loaded: LoadedRecipe) -> None:
+    """Load them once here: one that cannot be loaded must not first show as a scorer that dies.
+
+    Raises:
+        RewardLoadError: names the function and the error.
+    """
+    runner = FunctionRunner(loaded.config.reward, loaded.folder)
+    try:
+        runner.start()
+    finally:
+        runner.close()
+
+
 def _snapshot(config: Config, folder: RunFolder) -> Snapshot | None:
     """What the run continues from, as `resume` says.
 
     Raises:
-        ValueError: resume=never in a folder that has a run.
+        ResumeError: resume=never in a folder that has a run.
         CheckpointError: the checkpoint that was asked for is not whole.
     """
     if config.resume == "auto":
@@ -153,16 +182,14 @@ def _snapshot(config: Config, folder: RunFolder) -> Snapshot | None:
     if config.resume != "never":
         return read_snapshot(Path(config.resume))
     if folder.ledger.exists():
-        raise ValueError(
+        raise ResumeError(
             f"resume=never, but {folder.path} holds a run (ledger.jsonl); give another name=... or run_dir=..., "
             "delete that folder, or continue the run with resume=auto"
         )
     return None
 
 
-def _summary(
-    outcome: _Outcome | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float
-) -> RunSummary:
+def _summary(outcome: _Outcome | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float) -> RunSummary:
     return RunSummary(
         status=status,
         steps=outcome.steps if outcome else 0,

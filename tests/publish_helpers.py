@@ -89,9 +89,7 @@ def _pack(
                 nbytes=len(data),
                 fingerprint=fingerprint(tensor),
                 column_fingerprint=(
-                    column_fingerprint(tensor, sampled_columns(tensor.shape[1], version, columns))
-                    if matrix
-                    else None
+                    column_fingerprint(tensor, sampled_columns(tensor.shape[1], version, columns)) if matrix else None
                 ),
             )
         )

@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
-from funicular.launch.ledger import audit, read_events
-from funicular.launch.loop import train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
+from funicular.launch.ledger import audit, read_events
+from funicular.launch.loop import train
 from tests.fakes import fake_run
 
 

@@ -238,10 +238,10 @@ def test_a_table_that_could_not_be_written_is_not_sent(tmp_path: Path) -> None:
 
 def test_finish_tells_mlflow_how_the_run_ended(tmp_path: Path) -> None:
     sink = FakeSink()
-    tracker, shown = make_tracker(tmp_path, sink)
+    tracker, _ = make_tracker(tmp_path, sink)
     tracker.finish("killed")
     assert sink.status == "KILLED"
-    assert "run killed" in shown.getvalue()
+    assert "attempt 1: run killed" in (tmp_path / "logs" / "events.log").read_text()
 
 
 def test_what_is_logged_before_mlflow_answers_is_sent_when_it_does(tmp_path: Path) -> None:

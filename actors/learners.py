@@ -1,0 +1,202 @@
+"""All learner ranks as one: the loop's side. Fans calls out to the ranks and waits, always with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from funicular.actors.config import AlgorithmConfig, LearnerConfig, WeightSyncConfig
+from funicular.actors.errors import LearnerLost, PayloadsLost
+from funicular.actors.packing import StepPlan, plan_step
+from funicular.actors.payload_fetch import FETCH_DEADLINE_S
+from funicular.actors.types import ScoredGroup, StepResult
+from funicular.actors.weights import Manifest, PublishedWeights
+from funicular.cluster.calls import DeadlineExceeded, call
+
+log = logging.getLogger(__name__)
+
+_ANSWER_DEADLINE_S = 60.0
+"""Beyond what the ranks allow themselves."""
+
+
+class LearnerGroup:
+    """Learner ranks as one service.
+
+    Args:
+        wire_dtype: the generators' type, in which weights are published.
+        temperature: the generators' sampling temperature.
+        max_completion_tokens: the configured limit; the constant of dr_grpo.
+        model_folder: the initial policy, readable on every node.
+        seed: initialises adapters.
+        use_gpu: one GPU for each rank.
+    """
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        algorithm: AlgorithmConfig,
+        sync: WeightSyncConfig,
+        *,
+        wire_dtype: str,
+        temperature: float,
+        max_completion_tokens: int,
+        model_folder: str,
+        seed: int,
+        use_gpu: bool,
+    ) -> None:
+        self._config = config
+        self._algorithm = algorithm
+        self._sync = sync
+        self._wire_dtype = wire_dtype
+        self._temperature = temperature
+        self._max_completion_tokens = max_completion_tokens
+        self._model_folder = model_folder
+        self._seed = seed
+        self._use_gpu = use_gpu
+        self._actors: list[Any] = []
+
+    async def start(self) -> None:
+        """Start all ranks with the initial model.
+
+        Raises:
+            LearnerLost: a rank died or did not start in time.
+            ValueError: the model or its settings are not supported.
+        """
+        self._actors = [self._make_actor(rank) for rank in range(self._config.ranks)]
+        deadline = self._config.start_deadline_s
+        address = await self._one(self._actors[0].rendezvous.remote(), "rank 0 to find a port", deadline)
+        for info in await self._all("the ranks to start", deadline, "start", *address):
+            log.info("learner rank %(rank)s on %(device)s: started in %(seconds).0f s", info)
+
+    async def restart(self) -> None:
+        """Replace every rank by a fresh one with the initial model."""
+        self.shutdown()
+        await self.start()
+
+    async def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
+        """Train on one batch.
+
+        Raises:
+            PayloadsLost: before anything was computed.
+            LearnerLost: a rank died, or missed the deadline.
+            RunStopped: a value is not finite.
+        """
+        began = time.monotonic()
+        plan = self._plan(groups)
+        await self._fetch(plan, groups)
+        calls = [actor.step.remote(rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
+        results = await self._gather(calls, f"step {step}", self._config.step_deadline_s)
+        return StepResult(metrics=results[0].metrics, seconds=time.monotonic() - began)
+
+    async def pack(self, version: int) -> PublishedWeights:
+        """Gather and pack the current weights; the caller owns the buckets.
+
+        Raises:
+            LearnerLost: a rank died, or missed the deadline.
+        """
+        arguments = (
+            version,
+            self._wire_dtype,
+            self._sync.bucket_mib << 20,
+            self._sync.columns,
+            self._sync.canary_tokens,
+        )
+        streams = [actor.pack_weights.options(num_returns="streaming").remote(*arguments) for actor in self._actors]
+        what = f"packing version {version}"
+        refs, *_ = await self._gather(list(map(_drain, streams)), what, self._config.step_deadline_s)
+        manifest = await self._one(refs[-1], what, _ANSWER_DEADLINE_S)
+        if not isinstance(manifest, Manifest) or len(manifest.bucket_sizes) != len(refs) - 1:
+            raise LearnerLost(f"{what}: rank 0 ended after {len(refs)} objects without a manifest")
+        return PublishedWeights(manifest=manifest, buckets=tuple(refs[:-1]))
+
+    async def save(self, folder: str) -> None:
+        """Write a snapshot that `load` continues from."""
+        await self._all(f"saving to {folder}", self._config.step_deadline_s, "save", folder)
+
+    async def load(self, folder: str) -> None:
+        """Continue from a snapshot."""
+        await self._all(f"loading {folder}", self._config.step_deadline_s, "load", folder)
+
+    async def export(self, folder: str) -> None:
+        """Write the model in Hugging Face format."""
+        await self._all(f"exporting to {folder}", self._config.step_deadline_s, "export", folder)
+
+    def shutdown(self) -> None:
+        """Kill all ranks."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _make_actor(self, rank: int) -> Any:
+        from funicular.actors.learner import LearnerRank  # here, because it loads torch
+
+        actor = ray.remote(LearnerRank).options(
+            num_cpus=1,  # one whatever its threads: `learner.cpu_threads` says those
+            num_gpus=1 if self._use_gpu else 0,
+            max_restarts=0,  # a rank alone cannot come back: the group restarts
+            max_task_retries=0,
+        )
+        return actor.remote(
+            rank,
+            self._config.ranks,
+            self._config,
+            self._algorithm,
+            temperature=self._temperature,
+            model_folder=self._model_folder,
+            seed=self._seed,
+        )
+
+    def _plan(self, groups: Sequence[ScoredGroup]) -> StepPlan:
+        return plan_step(
+            groups,
+            self._algorithm,
+            self._config.ranks,
+            self._config.micro_batch_tokens,
+            self._max_completion_tokens,
+        )
+
+    async def _fetch(self, plan: StepPlan, groups: Sequence[ScoredGroup]) -> None:
+        """Have every rank fetch what it needs, and agree that all have, before any collective."""
+        payloads = {group.group_id: group.payload for group in groups}
+        calls = [
+            actor.fetch.remote({group_id: [payloads[group_id]] for group_id in rank.group_ids})
+            for actor, rank in zip(self._actors, plan.ranks, strict=True)
+        ]
+        lost = await self._gather(calls, "payloads to be fetched", FETCH_DEADLINE_S + _ANSWER_DEADLINE_S)
+        if ids := tuple(group_id for of_rank in lost for group_id in of_rank):
+            raise PayloadsLost(ids)
+
+    async def _all(self, what: str, deadline_s: float, method: str, *arguments: Any) -> list[Any]:
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        return await self._gather(calls, what, deadline_s)
+
+    async def _gather(self, calls: Sequence[Awaitable[Any]], what: str, deadline_s: float) -> list[Any]:
+        """Await one call per rank. The first to fail counts: its peers hang in a collective until they are killed."""
+        tasks = [
+            asyncio.create_task(self._one(ref, f"{what} (rank {rank})", deadline_s)) for rank, ref in enumerate(calls)
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _one(self, ref: Awaitable[Any], what: str, deadline_s: float) -> Any:
+        try:
+            return await call(ref, deadline_s=deadline_s, what=f"the learner: {what}")
+        except (RayActorError, DeadlineExceeded) as error:
+            raise LearnerLost(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+async def _drain(stream: Any) -> list[Any]:
+    """The references that a streaming call yields; what it raised, if it did, is raised by the last."""
+    refs = [ref async for ref in stream]
+    if refs:
+        await refs[-1]
+    return refs

@@ -135,7 +135,7 @@ class WeightSyncConfig:
     canary_tokens: int = 32
     """Length of the text whose log-probabilities learner and generator must agree on before a commit."""
     canary_tolerance: float | None = None
-    """Largest mean absolute difference, nats; null: 1e-3 in float32, 0.1 in bfloat16."""
+    """Largest mean absolute difference, nats; null: 1e-3 in float32, 0.2 in bfloat16."""
     attempts: int = 2
     """Sends of a version to one generator before it is rebuilt."""
     deadline_s: float = 300.0

@@ -17,7 +17,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from funicular.actors.config import WeightSyncConfig
 from funicular.actors.errors import GroupFailed, RunStopped
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
@@ -39,6 +38,10 @@ class _Member:
     in_flight: int = 0
     installs: int = 0
     """Installs ever asked of this actor: each has its own label in the engine."""
+    version: int | None = None
+    """Committed here."""
+    refusal: str = ""
+    """Why it refused the newest version, if it did."""
 
 
 class Generators:
@@ -47,6 +50,7 @@ class Generators:
     Args:
         make_actor: starts the Ray actor for a name; the engine starts with its `start()`.
         count: number of generators.
+        install_deadline_s: seconds within which a generator must have committed a version.
         budget: restarts that the run survives.
     """
 
@@ -56,12 +60,14 @@ class Generators:
         *,
         count: int,
         start_deadline_s: float,
-        sync: WeightSyncConfig,
+        install_deadline_s: float,
         budget: RestartBudget,
+        kill_actor: Callable[[Any], None] = ray.kill,
     ) -> None:
         self._make_actor = make_actor
+        self._kill_actor = kill_actor
         self._start_deadline_s = start_deadline_s
-        self._sync = sync
+        self._install_deadline_s = install_deadline_s
         self._budget = budget
         self._members = [_Member(f"generator-{i}", make_actor(f"generator-{i}")) for i in range(count)]
         self._changed = asyncio.Condition()
@@ -89,11 +95,9 @@ class Generators:
         member.in_flight += 1
         self._busy.change(+1 if member.in_flight == 1 else 0)
         try:
-            record_ref, payload_ref = member.actor.generate.options(num_returns=2).remote(request)
+            record_ref, payload_ref = member.actor.generate.remote(request)
             # No deadline here: the generator itself watches for progress, and the health watch for the generator.
-            record = await call(
-                record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}"
-            )
+            record = await call(record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}")
             return record, payload_ref
         except RayActorError as error:
             self._distrust(member, _first_line(error))
@@ -106,17 +110,35 @@ class Generators:
             member.in_flight -= 1
             self._busy.change(-1 if member.in_flight == 0 else 0)
 
-    async def install(self, weights: PublishedWeights) -> list[SyncRecord]:
-        """Have every live generator load, verify and commit these weights, each at its own pace.
+    async def install(self, weights: PublishedWeights, *, last_attempt: bool) -> list[SyncRecord]:
+        """Have every live generator that lacks this version load, verify and commit it, each at its own pace.
 
-        One that fails is rebuilt in the background and joins with the newest weights. Returns when at least one
-        serves them, with the records of those that committed now.
+        One that dies is rebuilt in the background and joins with the newest weights; so is one that refuses the
+        version on the last attempt. Before that it stays paused, and `behind` says that it waits.
         """
         self._newest = weights
-        ready = [m for m in self._members if m.state in ("waiting", "serving")]
-        records = await asyncio.gather(*(self._install_or_distrust(member, weights) for member in ready))
-        await self._least_loaded()
+        version = weights.manifest.version
+        lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]
+        records = await asyncio.gather(*(self._install(member, weights) for member in lacking))
+        if last_attempt:
+            for member in self._members:
+                if member.state == "waiting":
+                    self._distrust(member, member.refusal)
         return [record for record in records if record is not None]
+
+    @property
+    def behind(self) -> bool:
+        """True while a live generator refuses the newest version."""
+        return any(member.state == "waiting" for member in self._members)
+
+    async def until_serving(self) -> None:
+        """Return when at least one generator serves verified weights.
+
+        Raises:
+            RunStopped: none can be brought back.
+            DeadlineExceeded: none was brought back in time.
+        """
+        await self._least_loaded()
 
     async def abort_all(self, reason: str) -> None:
         """Abort every running request: their groups fail with `reason`."""
@@ -138,7 +160,7 @@ class Generators:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for member in self._members:
-            ray.kill(member.actor)
+            self._kill_actor(member.actor)
 
     async def _start(self, member: _Member) -> None:
         while True:
@@ -166,26 +188,23 @@ class Generators:
             raise self._fatal
         return min(serving(), key=lambda m: m.in_flight)
 
-    async def _install_or_distrust(self, member: _Member, weights: PublishedWeights) -> SyncRecord | None:
-        failure = ""
-        for _ in range(self._sync.attempts):
-            member.installs += 1
-            actor = member.actor
-            try:
-                what = f"{member.name}: version {weights.manifest.version}"
-                ref = actor.install.remote(weights, member.installs)
-                record = await call(ref, deadline_s=self._sync.deadline_s, what=what)
-            except WeightSyncError as error:
-                failure = str(error)
-                log.warning("%s: %s; sending version %d again", member.name, error, weights.manifest.version)
-            except (RayActorError, DeadlineExceeded) as error:
-                failure = _first_line(error)
-                break
-            else:
-                await self._set_state(member, "serving")
-                return record
-        self._distrust(member, failure)
-        return None
+    async def _install(self, member: _Member, weights: PublishedWeights) -> SyncRecord | None:
+        """None: it refused, and is `waiting`; or it is being rebuilt."""
+        member.installs += 1
+        version = weights.manifest.version
+        try:
+            ref = member.actor.install.remote(weights, member.installs)
+            record = await call(ref, deadline_s=self._install_deadline_s, what=f"{member.name}: version {version}")
+        except WeightSyncError as error:
+            log.warning("%s refused version %d: %s", member.name, version, error)
+            member.state, member.refusal = "waiting", str(error)
+            return None
+        except (RayActorError, DeadlineExceeded) as error:
+            self._distrust(member, _first_line(error))
+            return None
+        member.version = version
+        await self._set_state(member, "serving")
+        return record
 
     def _distrust(self, member: _Member, reason: str) -> None:
         if member.state in ("serving", "waiting"):
@@ -195,19 +214,19 @@ class Generators:
     async def _rebuild(self, member: _Member, reason: str) -> None:
         self._recreate(member, reason)
         await self._start(member)
-        while member.state == "waiting" and self._newest is not None:
-            newest = self._newest
-            if await self._install_or_distrust(member, newest) is None:
-                return  # it was distrusted again, and another rebuild is under way
-            if newest is not self._newest:
-                member.state = "waiting"  # a version was published while this one loaded
+        while self._newest is not None and member.version != self._newest.manifest.version:
+            if await self._install(member, self._newest) is None:
+                if member.state == "waiting":  # fresh, and it still refuses: nothing is gained by sending again
+                    self._distrust(member, member.refusal)
+                return
 
     def _recreate(self, member: _Member, reason: str) -> None:
         log.warning("%s is rebuilt: %s", member.name, reason)
         self._budget.spend(member.name, reason)
-        ray.kill(member.actor)
+        self._kill_actor(member.actor)
         member.actor = self._make_actor(member.name)
         member.installs = 0
+        member.version = None
 
     async def _watch_health(self) -> None:
         while True:

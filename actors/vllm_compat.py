@@ -4,7 +4,7 @@
 * `ShmWeightTransferEngine` moves weights through shared memory: of vLLM's own engines none runs without GPUs.
 * `WorkerExtension` (`worker_extension_cls`) adds methods to the workers that `collective_rpc` reaches by name.
 
-Repairs, the first three each with a test in tests/integration/test_generator.py; look at them again when vLLM's version changes:
+Repairs, the first three each with a test in tests/integration/test_generator.py (look again when vLLM changes):
 
 1. On CPU a tied output head keeps its old packed weights after an update, without an error (0.32.0; 0.56 nat off).
 2. A failed update leaves half-received layers behind, to which a resend would add (0.32.0).

@@ -6,7 +6,8 @@
     canary forward pass                                          fingerprint what the engine uses
                                                                  resume, canary first ──► commit, or refuse
 
-A generator that refuses keeps no token of the version; it is sent the version again, then rebuilt. docs/weight_sync.md
+A generator that refuses keeps no token of the version; the version is packed and sent again, then the generator is
+rebuilt. docs/weight_sync.md
 """
 
 from __future__ import annotations
@@ -29,8 +30,15 @@ class WeightSource(Protocol):
 class WeightSink(Protocol):
     """The generators, as weight sync sees them."""
 
-    async def install(self, weights: PublishedWeights) -> list[SyncRecord]:
-        """Install on every live generator; at least one serves the version when this returns."""
+    @property
+    def behind(self) -> bool:
+        """True while a live generator refuses the newest version."""
+
+    async def install(self, weights: PublishedWeights, *, last_attempt: bool) -> list[SyncRecord]:
+        """Install on every live generator that lacks the version; those that refuse are rebuilt on the last attempt."""
+
+    async def until_serving(self) -> None:
+        """Return when at least one generator serves verified weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +65,33 @@ class PublishReport:
 class WeightSync:
     """Moves weights from learner to generators; knows the newest committed version."""
 
-    def __init__(self, learners: WeightSource, generators: WeightSink) -> None:
+    def __init__(self, learners: WeightSource, generators: WeightSink, *, attempts: int) -> None:
+        """`attempts`: sends of one version before a generator that refuses it is rebuilt."""
         self._learners = learners
         self._generators = generators
+        self._attempts = attempts
         self.version = -1
         """Newest committed policy version; -1 before the first publish."""
 
     async def publish(self, version: int) -> PublishReport:
         """Make `version` the weights that generators serve. Returns when it is committed."""
         began = time.monotonic()
-        weights = await self._learners.pack(version)
-        packed = time.monotonic()
-        records = await self._generators.install(weights)
+        pack_seconds = 0.0
+        records: list[SyncRecord] = []
+        for attempt in range(self._attempts):
+            pack_began = time.monotonic()
+            weights = await self._learners.pack(version)  # anew each time: the fault may lie in the bytes
+            pack_seconds += time.monotonic() - pack_began
+            last = attempt == self._attempts - 1
+            records += await self._generators.install(weights, last_attempt=last)
+            if not self._generators.behind:
+                break
+        await self._generators.until_serving()
         self.version = version
         return PublishReport(
             version=version,
             records=records,
-            pack_seconds=packed - began,
+            pack_seconds=pack_seconds,
             seconds=time.monotonic() - began,
             total_bytes=weights.manifest.total_bytes,
         )

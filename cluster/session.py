@@ -53,6 +53,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     environment = {"env_vars": _worker_environment()}
     if local:
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: workers lose to everything else
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed group's payload, which nobody reads
         context = ray.init(
             address="local",
             namespace=NAMESPACE,

@@ -27,6 +27,10 @@ from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
 
 
+INSTALL_ANSWER_S = 15.0
+"""The generator's own deadline comes first, because it can say which part was late."""
+
+
 def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
     two where there are GPUs."""
@@ -52,7 +56,7 @@ async def build(
         _generator_maker(config, model_folder, use_gpu),
         count=config.generator.count,
         start_deadline_s=config.generator.start_deadline_s,
-        sync=config.weight_sync,
+        install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
         budget=budget,
     )
     scorer_class = scorer_actor().options(num_cpus=1, max_restarts=0)
@@ -82,7 +86,7 @@ async def build(
         generators=generators,
         scorers=scorers,
         learners=learners,
-        weights=WeightSync(learners, generators),
+        weights=WeightSync(learners, generators, attempts=config.weight_sync.attempts),
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last),
         tracker=tracker,
         budget=budget,

@@ -47,6 +47,15 @@ def step_metrics(
     }
 
 
+def waiting_metrics(waited_s: float, step_s: float) -> dict[str, float]:
+    """How long the learner waited for groups, and the part of the step in which it had nothing to do."""
+    return {
+        "time/wait_groups_s": waited_s,
+        "time/step_s": step_s,
+        "perf/learner_idle_frac": waited_s / step_s,
+    }
+
+
 def _reward_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     by_group = [[reward for reward in group.rewards_G if reward is not None] for group in groups]
     rewards = [reward for rewards_G in by_group for reward in rewards_G]

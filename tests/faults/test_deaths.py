@@ -1,0 +1,117 @@
+"""One run in which every kind of part is killed, and a bucket corrupted; real processes, real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from funicular.actors.weight_sync import WeightSync
+from funicular.actors.weights import PublishedWeights
+from funicular.cluster.session import connect, disconnect
+from funicular.launch.build import build, demand
+from funicular.launch.ledger import Ledger, audit, read_events
+from funicular.launch.loop import train
+from funicular.launch.recipe import load_recipe
+from funicular.launch.run import Run
+from funicular.launch.run_folder import RunFolder
+from funicular.launch.tasks import load_tasks
+from tests.fakes import FakeTracker
+from tests.tiny_run import tiny_recipe
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+
+
+class FakeCorruptLink:
+    """The learner, but one bucket of one version arrives with a flipped byte, once."""
+
+    def __init__(self, learners: Any, version: int) -> None:
+        self._learners = learners
+        self._version: int | None = version
+
+    async def pack(self, version: int) -> PublishedWeights:
+        weights = await self._learners.pack(version)
+        if version != self._version:
+            return weights
+        self._version = None
+        flipped = np.array(await weights.buckets[0])
+        flipped[100] ^= 1
+        return PublishedWeights(manifest=weights.manifest, buckets=(ray.put(flipped), *weights.buckets[1:]))
+
+
+async def pid_of(actor: Any) -> int:
+    return await actor.__ray_call__.remote(lambda self: os.getpid())
+
+
+async def kill(actor: Any) -> None:
+    os.kill(await pid_of(actor), signal.SIGKILL)
+
+
+async def kill_engine(actor: Any) -> None:
+    """The engine's own process, below the actor."""
+    children = psutil.Process(await pid_of(actor)).children(recursive=True)
+    engines = [child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())]
+    os.kill(engines[0].pid, signal.SIGKILL)
+
+
+async def after_step(run: Run, step: int, fault: Callable[[], Awaitable[None]]) -> None:
+    while run.step < step:
+        await asyncio.sleep(0.02)
+    await fault()
+
+
+async def live_run(folder: Path, *overrides: str) -> Run:
+    loaded = load_recipe([str(tiny_recipe(folder))], list(overrides))
+    config = loaded.config
+    run_folder = RunFolder.create(folder / "run")
+    session = connect(config.cluster, demand(config))
+    return await build(
+        config,
+        folder=run_folder,
+        recipe_folder=loaded.folder,
+        tasks=load_tasks(config.data, config.reward.verifier, config.seed),
+        model_folder=Path(config.model.path),
+        use_gpu=session.gpus > 0,
+        tracker=FakeTracker(),  # type: ignore[arg-type]
+        ledger=Ledger(run_folder.ledger),
+        snapshot=None,
+    )
+
+
+async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> None:
+    try:
+        run = await live_run(
+            tmp_path, "max_steps=16", "generator.count=2", "evaluation.tasks=0", "max_staleness=1", "checkpoint.every=2"
+        )
+        run.weights = WeightSync(FakeCorruptLink(run.learners, version=2), run.generators, attempts=2)  # type: ignore[arg-type]
+        generators: Any = run.generators
+        faults = [
+            after_step(run, 3, lambda: kill(run.scorers._members[0].actor)),  # type: ignore[attr-defined]
+            after_step(run, 5, lambda: kill(run.buffer._actor)),  # type: ignore[attr-defined]
+            after_step(run, 7, lambda: kill_engine(generators._members[0].actor)),
+            after_step(run, 9, lambda: kill(generators._members[1].actor)),
+            after_step(run, 11, lambda: kill(run.learners._actors[0])),  # type: ignore[attr-defined]
+        ]
+        injected = [asyncio.create_task(fault) for fault in faults]
+        assert await asyncio.wait_for(train(run), 900) == "finished"
+        await asyncio.gather(*injected)
+    finally:
+        disconnect()
+    died = {death.split(":")[0] for death in run.budget.deaths}
+    assert {"scorer-0", "buffer", "generator-0", "generator-1", "learner"} <= died
+    ledger = tmp_path / "run" / "ledger.jsonl"
+    account = audit(ledger)
+    assert account.problems == []
+    assert sorted(account.trained_tasks) == list(range(1, 17))
+    assert max(m["async/staleness_max"] for _, m in run.tracker.lines if "async/staleness_max" in m) <= 1  # type: ignore[attr-defined]
+    versions = [event["version"] for event in read_events(ledger) if event["event"] == "published"]
+    assert 2 in versions, "the version whose bucket was corrupted was committed after all"
+    assert versions == sorted(set(versions))

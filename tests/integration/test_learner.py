@@ -1,0 +1,346 @@
+"""Real DeepSpeed ranks against plain PyTorch. About three minutes, most of it imports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+import xxhash
+
+from funicular.actors.config import AlgorithmConfig, LearnerConfig
+from funicular.actors.errors import RunStopped
+from funicular.actors.fingerprint import column_fingerprint, fingerprint
+from funicular.actors.packing import StepPlan, plan_step
+from funicular.actors.types import GroupPayload, ScoredGroup
+from funicular.actors.weights import sampled_columns
+from tests import plain_policy
+from tests.builders import make_group, make_payload
+from tests.learner_host import TEMPERATURE, Hosts
+from tests.tiny import make_tiny_model
+
+pytestmark = pytest.mark.integration
+
+LIMIT = 16
+SGD = LearnerConfig(optimizer="sgd", learning_rate=1.0, max_grad_norm=0.0, cpu_threads=1)
+ADAMW = LearnerConfig(learning_rate=1e-2, warmup_steps=3, cpu_threads=1)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    root = str(Path(__file__).parents[2])
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=8,
+        object_store_memory=200 << 20,
+        runtime_env={"env_vars": {"PYTHONPATH": root}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def hosts(local_ray: None) -> dict[int, Hosts]:
+    return {1: Hosts(1), 2: Hosts(2)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+def batch(seed: int = 0) -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
+    """Five groups: a void completion, truncated ones, one group without variance, prompts of several lengths."""
+    shapes: list[tuple[list[float | None], list[int], int]] = [
+        ([0.0, 1.0, 0.0, 1.0], [3, 9, 16, 7], 5),
+        ([1.0, None, 0.0, 0.5], [12, 2, 4, 4], 11),
+        ([1.0, 1.0, 1.0, 1.0], [6, 6, 6, 1], 3),
+        ([2.0, 0.0, 0.0, 0.0], [1, 16, 5, 2], 8),
+        ([0.0, 0.0, 1.0, 3.0], [10, 3, 3, 8], 4),
+    ]
+    groups = [
+        make_group(f"g{i}", rewards_G=r, lengths_G=n, prompt_tokens=p, truncated_G=[length == LIMIT for length in n])
+        for i, (r, n, p) in enumerate(shapes)
+    ]
+    payloads = {
+        group.group_id: make_payload(
+            group.group_id,
+            lengths_G=group.generation.lengths_G,
+            prompt_tokens=group.generation.prompt_tokens,
+            seed=seed,
+        )
+        for group in groups
+    }
+    return groups, payloads
+
+
+def plan(groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60) -> StepPlan:
+    return plan_step(groups, algorithm, world, tokens, LIMIT, head_chunk_tokens=12)
+
+
+def load_plain(folder: str, weights: dict[str, torch.Tensor] | None = None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if weights is not None:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        assert set(missing) <= {"lm_head.weight"}
+        assert not unexpected
+    return model
+
+
+def distance(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Norm of all differences together."""
+    return float(sum((got[name].double() - x.double()).square().sum() for name, x in expected.items()) ** 0.5)
+
+
+UPDATES = [
+    (AlgorithmConfig(loss="grpo"), 60),
+    (AlgorithmConfig(loss="grpo"), 10_000),
+    (AlgorithmConfig(loss="dr_grpo"), 1),
+    (AlgorithmConfig(loss="dr_grpo"), 120),
+    (AlgorithmConfig(loss="bnpo"), 60),
+    (AlgorithmConfig(loss="bnpo", mask_truncated_completions=True), 120),
+    (AlgorithmConfig(loss="grpo", optimizer_batches=2, scale_rewards="batch"), 60),
+]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_update_is_that_of_one_process_without_packing(
+    hosts: dict[int, Hosts], model: str, world: int, zero_stage: int
+) -> None:
+    groups, payloads = batch()
+    hosts[world].begin(replace(SGD, ranks=world, zero_stage=zero_stage), AlgorithmConfig(), model)
+    before, *_ = hosts[world].pack()
+    for algorithm, tokens in UPDATES:
+        hosts[world].step(plan(groups, algorithm, world, tokens), payloads)
+        after, *_ = hosts[world].pack()
+        plain = load_plain(model, before)
+        plain_policy.update(plain, groups, payloads, algorithm, max_completion_tokens=LIMIT, temperature=TEMPERATURE)
+        expected = {name: p.detach() for name, p in plain.named_parameters()}
+        error = distance(after, expected) / distance(before, expected)
+        assert error < 1e-5, (algorithm, tokens)
+        before = after
+
+
+def test_metrics_are_counted_over_ranks_and_micro_batches(hosts: dict[int, Hosts], model: str) -> None:
+    groups, payloads = batch()
+    found = []
+    for world, tokens in [(1, 10_000), (2, 30)]:
+        hosts[world].begin(replace(SGD, ranks=world), AlgorithmConfig(), model)
+        found.append(hosts[world].step(plan(groups, AlgorithmConfig(), world, tokens), payloads))
+        del found[-1]["perf/learner_memory_gib"]
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-6)
+    plain = load_plain(model)
+    rows = [
+        row
+        for group in plain_policy.valid_rows(groups, payloads, AlgorithmConfig())
+        for row in group
+        if row["advantage"] != 0
+    ]
+    with torch.no_grad():
+        logprobs = torch.cat([plain_policy.token_logprobs(plain, row, TEMPERATURE) for row in rows])
+    generator = torch.cat([row["generator"] for row in rows])
+    weights = (logprobs - generator).exp()
+    assert found[0]["perf/learner_tokens"] == len(logprobs)
+    assert found[0]["mismatch/logprob_abs_mean"] == pytest.approx(float((logprobs - generator).abs().mean()))
+    assert found[0]["mismatch/importance_weight_mean"] == pytest.approx(float(weights.clamp(max=2).mean()))
+    assert found[0]["mismatch/capped_frac"] == pytest.approx(float((weights > 2).float().mean()))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_a_loaded_snapshot_continues_to_the_bit(
+    hosts: dict[int, Hosts], model: str, tmp_path: Path, zero_stage: int, lora_rank: int
+) -> None:
+    config = replace(ADAMW, ranks=2, zero_stage=zero_stage, lora_rank=lora_rank)
+    group_batches = [batch(seed) for seed in range(3)]
+
+    def step(index: int) -> dict[str, float]:
+        groups, payloads = group_batches[index]
+        return hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+
+    hosts[2].begin(config, AlgorithmConfig(), model)
+    step(0)
+    hosts[2].call("save", str(tmp_path))
+    kept = [step(1), step(2)]
+    expected, *_ = hosts[2].pack()
+    hosts[2].begin(config, AlgorithmConfig(), model)
+    hosts[2].call("load", str(tmp_path))
+    for metrics, index in zip(kept, (1, 2), strict=True):
+        again = step(index)
+        assert {k: v for k, v in again.items() if "memory" not in k} == {
+            k: v for k, v in metrics.items() if "memory" not in k
+        }
+    got, *_ = hosts[2].pack()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_snapshot_of_another_shape_is_refused(hosts: dict[int, Hosts], model: str, tmp_path: Path) -> None:
+    hosts[1].begin(replace(ADAMW, zero_stage=1), AlgorithmConfig(), model)
+    hosts[1].call("save", str(tmp_path))
+    hosts[1].begin(replace(ADAMW, zero_stage=2), AlgorithmConfig(), model)
+    with pytest.raises(ValueError, match=r"learner.zero_stage: the checkpoint .* was saved with 1"):
+        hosts[1].call("load", str(tmp_path))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_published_and_exported_weights_are_the_learners(hosts: dict[int, Hosts], tmp_path: Path, tied: bool) -> None:
+    folder = str(make_tiny_model(tmp_path / "model", architecture="qwen2", tied=tied))
+    groups, payloads = batch()
+    hosts[2].begin(replace(ADAMW, ranks=2, zero_stage=3), AlgorithmConfig(), folder)
+    hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+    tensors, manifest, buckets = hosts[2].pack(version=7)
+    hosts[2].call("export", str(tmp_path / "export"))
+
+    exported = load_plain(str(tmp_path / "export"))
+    named = dict(exported.named_parameters())
+    assert tensors.keys() == named.keys()
+    assert all(torch.equal(tensors[name], parameter) for name, parameter in named.items())
+    initial = dict(load_plain(folder).named_parameters())
+    assert not any(torch.equal(tensors[name], parameter) for name, parameter in initial.items())
+
+    assert [bucket.nbytes for bucket in buckets] == list(manifest.bucket_sizes)
+    assert [xxhash.xxh3_64_intdigest(bucket.data) for bucket in buckets] == list(manifest.bucket_hashes)
+    for entry in manifest.tensors:
+        assert entry.fingerprint == fingerprint(tensors[entry.name])
+        if len(entry.shape) == 2:
+            columns = sampled_columns(entry.shape[1], 7, manifest.columns)
+            assert entry.column_fingerprint == column_fingerprint(tensors[entry.name], columns)
+    layers = {}
+    for entry in manifest.tensors:
+        if ".layers." in entry.name:
+            layers.setdefault(entry.name.split(".")[2], set()).add(entry.bucket)
+    assert all(len(of_layer) == 1 for of_layer in layers.values())
+
+    ids = torch.tensor(manifest.canary.token_ids)
+    with torch.no_grad():
+        logprobs = exported(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+    assert np.allclose(manifest.canary.logprobs, logprobs, atol=1e-5)
+
+    in_bfloat16, *_ = hosts[2].pack(dtype="bfloat16")
+    assert all(torch.equal(in_bfloat16[name], t.bfloat16()) for name, t in tensors.items())
+
+
+def test_an_export_is_a_complete_hugging_face_folder(hosts: dict[int, Hosts], model: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    hosts[1].begin(SGD, AlgorithmConfig(), model)
+    hosts[1].call("export", str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["use_cache"] is True
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    message = [{"role": "user", "content": "What is 2 + 2?"}]
+    inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
+    out = load_plain(str(tmp_path)).generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert out.shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(("lora_rank", "zero_stage"), [(0, 1), (0, 3), (4, 0), (4, 3)])
+def test_the_kl_term_is_taken_to_the_initial_model(
+    hosts: dict[int, Hosts], model: str, lora_rank: int, zero_stage: int
+) -> None:
+    algorithm = AlgorithmConfig(beta=0.1)
+    groups, payloads = batch()
+    config = replace(SGD, ranks=2, zero_stage=zero_stage, lora_rank=lora_rank)
+    hosts[2].begin(config, algorithm, model)
+    first = hosts[2].step(plan(groups, algorithm, 2), payloads)
+    assert first["policy/kl_ref"] == pytest.approx(0, abs=1e-6)
+    weights, *_ = hosts[2].pack()
+    second = hosts[2].step(plan(groups, algorithm, 2), payloads)
+
+    rows = [row for group in plain_policy.valid_rows(groups, payloads, algorithm) for row in group]
+    with torch.no_grad():
+        policy, initial = load_plain(model, weights), load_plain(model)
+        d = torch.cat(
+            [
+                plain_policy.token_logprobs(initial, row, TEMPERATURE)
+                - plain_policy.token_logprobs(policy, row, TEMPERATURE)
+                for row in rows
+            ]
+        )
+    expected = float((d.exp() - d - 1).mean())
+    assert expected > 1e-4
+    assert second["policy/kl_ref"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_merged_adapters_are_what_peft_merges(
+    hosts: dict[int, Hosts], model: str, tmp_path: Path, zero_stage: int
+) -> None:
+    from peft import PeftModel
+
+    groups, payloads = batch()
+    hosts[2].begin(replace(SGD, ranks=2, zero_stage=zero_stage, lora_rank=4), AlgorithmConfig(), model)
+    hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+    tensors, *_ = hosts[2].pack()
+    hosts[2].call("export", str(tmp_path))
+    initial = dict(load_plain(model).named_parameters())
+    merged = PeftModel.from_pretrained(load_plain(model), str(tmp_path / "adapter")).merge_and_unload()
+    changed = 0
+    for name, parameter in merged.named_parameters():
+        torch.testing.assert_close(tensors[name], parameter, rtol=1e-5, atol=1e-6)
+        changed += not torch.equal(tensors[name], initial[name])
+    assert changed == 2 * 7  # the linear layers of two decoder layers
+    exported = dict(load_plain(str(tmp_path)).named_parameters())
+    assert all(torch.equal(exported[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_learner_value_that_is_not_finite_stops_the_run_before_the_update(
+    hosts: dict[int, Hosts], model: str
+) -> None:
+    groups, payloads = batch()
+    bad = payloads["g0"].generator_logprobs.copy()
+    bad[2] = np.nan
+    hosts[2].begin(replace(SGD, ranks=2, zero_stage=1), AlgorithmConfig(), model)
+    before, *_ = hosts[2].pack()
+    poisoned = payloads | {"g0": replace(payloads["g0"], generator_logprobs=bad)}
+    with pytest.raises(RunStopped, match="not finite"):
+        hosts[2].step(plan(groups, AlgorithmConfig(), 2), poisoned)
+    after, *_ = hosts[2].pack()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_batch_without_gradient_makes_no_optimizer_step(hosts: dict[int, Hosts], model: str) -> None:
+    groups = [make_group("g", rewards_G=[1.0, 1.0], lengths_G=[3, 3])]
+    hosts[2].begin(replace(ADAMW, ranks=2), AlgorithmConfig(), model)
+    before, *_ = hosts[2].pack()
+    metrics = hosts[2].step(plan(groups, AlgorithmConfig(), 2), {})
+    after, *_ = hosts[2].pack()
+    assert metrics["policy/optimizer_steps"] == 0
+    assert "policy/entropy" not in metrics
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compute_dtype": "bfloat16", "zero_stage": 0},
+        {"compute_dtype": "bfloat16", "zero_stage": 3},
+        {"dtype": "bfloat16", "compute_dtype": "bfloat16", "zero_stage": 1},
+        {"dtype": "bfloat16", "compute_dtype": "bfloat16", "zero_stage": 3},
+        {"gradient_checkpointing": True, "zero_stage": 3},
+    ],
+)
+def test_other_precisions_and_checkpointing_go_the_same_way(
+    hosts: dict[int, Hosts], model: str, options: dict[str, Any]
+) -> None:
+    groups, payloads = batch()
+    hosts[2].begin(replace(SGD, ranks=2, **options), AlgorithmConfig(), model)
+    before, *_ = hosts[2].pack()
+    hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+    after, *_ = hosts[2].pack()
+    plain = load_plain(model, before)
+    plain_policy.update(
+        plain, groups, payloads, AlgorithmConfig(), max_completion_tokens=LIMIT, temperature=TEMPERATURE
+    )
+    expected = {name: p.detach() for name, p in plain.named_parameters()}
+    allowed = 1e-5 if "gradient_checkpointing" in options else 0.05
+    assert distance(after, expected) / distance(before, expected) < allowed

@@ -1,0 +1,97 @@
+"""Processes that make learner ranks again and again: importing DeepSpeed takes longer than what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from funicular.actors.config import AlgorithmConfig, LearnerConfig
+from funicular.actors.packing import StepPlan
+from funicular.actors.types import GroupPayload
+from funicular.actors.weights import Manifest
+
+TEMPERATURE = 0.9
+
+
+class Host:
+    """One process that has a rank of a fixed world; made a Ray actor by `Hosts`."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._place = (rank, world_size)
+        self._address: tuple[str, int] = ("", 0)
+        self._learner: Any = None
+
+    def find_address(self) -> tuple[str, int]:
+        from funicular.cluster.rendezvous import free_address
+
+        return free_address()
+
+    def begin(self, address: tuple[str, int], config: LearnerConfig, algorithm: AlgorithmConfig, model: str) -> Any:
+        """Replace the rank by one with this configuration."""
+        from funicular.actors.learner import LearnerRank
+
+        if self._learner is not None:
+            self._learner.close()
+        self._learner = LearnerRank(
+            *self._place, config, algorithm, temperature=TEMPERATURE, model_folder=model, seed=0
+        )
+        return self._learner.start(*address)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the rank."""
+        return getattr(self._learner, method)(*arguments)
+
+    def pack(self, *arguments: Any) -> list[np.ndarray | Manifest]:
+        """All that `pack_weights` yields."""
+        return list(self._learner.pack_weights(*arguments))
+
+
+class Hosts:
+    """The hosts of one world size, called all at once."""
+
+    def __init__(self, world_size: int) -> None:
+        environment = {"OMP_NUM_THREADS": "1"}
+        actor = ray.remote(Host).options(num_cpus=1, runtime_env={"env_vars": environment})
+        self._actors = [actor.remote(rank, world_size) for rank in range(world_size)]
+        self._address = ray.get(self._actors[0].find_address.remote(), timeout=120)
+
+    def begin(self, config: LearnerConfig, algorithm: AlgorithmConfig, model: str) -> None:
+        self._each("begin", self._address, config, algorithm, model)
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of all ranks with the same arguments."""
+        return self._each("call", method, *arguments)
+
+    def step(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> dict[str, float]:
+        """Fetch and train; the step's metrics."""
+        refs = {group_id: [ray.put(payload)] for group_id, payload in payloads.items()}
+        fetches = [
+            actor.call.remote("fetch", {group_id: refs[group_id] for group_id in rank.group_ids})
+            for actor, rank in zip(self._actors, plan.ranks, strict=True)
+        ]
+        assert ray.get(fetches, timeout=60) == [()] * len(self._actors)
+        steps = [actor.call.remote("step", rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
+        results = ray.get(steps, timeout=120)
+        assert all(result.metrics.keys() == results[0].metrics.keys() for result in results)
+        return dict(results[0].metrics)
+
+    def pack(self, *, version: int = 1, dtype: str = "float32") -> tuple[dict[str, torch.Tensor], Manifest, list]:
+        """The published tensors by name, read back from the buckets; the manifest; the buckets."""
+        first, *others = self._each("pack", version, dtype, 100_000, 4, 12)
+        assert not any(others)
+        *buckets, manifest = first
+        tensors = {
+            entry.name: torch.from_numpy(buckets[entry.bucket][entry.offset : entry.offset + entry.nbytes].copy())
+            .view(getattr(torch, entry.dtype))
+            .view(entry.shape)
+            for entry in manifest.tensors
+        }
+        return tensors, manifest, buckets
+
+    def _each(self, method: str, *arguments: Any) -> list[Any]:
+        calls: Sequence[Any] = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        return ray.get(calls, timeout=180)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _ANSWER_DEADLINE_S = 60.0
 """Beyond what the ranks allow themselves."""
+_DEATH_NOTICE_S = 15.0
+"""Within which Ray tells of an actor that died."""
 
 
 class LearnerGroup:
@@ -182,7 +184,15 @@ class LearnerGroup:
             asyncio.create_task(self._one(ref, f"{what} (rank {rank})", deadline_s)) for rank, ref in enumerate(calls)
         ]
         try:
-            return list(await asyncio.gather(*tasks))
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            errors = _errors(done)
+            if errors and pending and not any(isinstance(error, LearnerLost) for error in errors):
+                # A broken connection shows on the survivors before the death of the other end is known.
+                done, _ = await asyncio.wait(tasks, timeout=_DEATH_NOTICE_S, return_when=asyncio.ALL_COMPLETED)
+                errors = _errors(done)
+            if errors:
+                raise next((error for error in errors if isinstance(error, LearnerLost)), errors[0])
+            return [task.result() for task in tasks]
         finally:
             for task in tasks:
                 task.cancel()
@@ -192,6 +202,10 @@ class LearnerGroup:
             return await call(ref, deadline_s=deadline_s, what=f"the learner: {what}")
         except (RayActorError, DeadlineExceeded) as error:
             raise LearnerLost(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+def _errors(done: Iterable[asyncio.Task[Any]]) -> list[BaseException]:
+    return [error for task in done if (error := task.exception()) is not None]
 
 
 async def _drain(stream: Any) -> list[Any]:

@@ -99,9 +99,9 @@ async def test_a_learner_group_trains_publishes_dies_and_comes_back(local_ray: N
     assert lost.value.group_ids == ("lost",)
     assert bytes_of(await learners.pack(1)) == trained
 
-    many = [scored(f"g{i}", ray.put(make_payload(f"g{i}", lengths_G=LENGTHS))) for i in range(60)]
-    asyncio.get_running_loop().call_later(1.0, ray.kill, learners._actors[1])  # the other waits in a collective
-    with pytest.raises(LearnerLost, match=r"step 2 \(rank 1\)"):
+    many = [scored(f"g{i}", ray.put(make_payload(f"g{i}", lengths_G=LENGTHS))) for i in range(400)]
+    asyncio.get_running_loop().call_later(0.5, ray.kill, learners._actors[1])  # the other waits in a collective
+    with pytest.raises(LearnerLost, match=r"rank 1"):
         await asyncio.wait_for(learners.step(2, many), 60)
 
     await learners.restart()

@@ -103,7 +103,7 @@ class Generators:
             self._distrust(member, _first_line(error))
             raise GroupFailed("generator_died", f"{member.name}: {_first_line(error)}") from error
         except GroupFailed as error:
-            if error.reason == "engine_died":
+            if error.reason in ("engine_died", "no_progress"):
                 self._distrust(member, str(error))
             raise
         finally:

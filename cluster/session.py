@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from funicular.cluster.config import ClusterConfig
 
@@ -77,13 +76,6 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
-
-
-def log_folder() -> Path:
-    """Where this node's Ray writes the output of actors."""
-    import ray
-
-    return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 def _check(demand: Demand, *, cpus: int, gpus: int) -> None:

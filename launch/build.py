@@ -26,7 +26,6 @@ from funicular.launch.tasks import TaskSet
 from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
 
-
 INSTALL_ANSWER_S = 15.0
 """The generator's own deadline comes first, because it can say which part was late."""
 

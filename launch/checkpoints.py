@@ -74,9 +74,14 @@ class Checkpoints:
         scratch.rename(final)
         _sync_folder(self._folder)
         for old in self._complete()[: -self._keep_last]:
-            (old / "manifest.json").unlink()  # first, so that a half-deleted folder is none
-            shutil.rmtree(old)
+            _delete(old)
         return final
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: the history that they continue is void."""
+        for path in self._complete():
+            if _step_of(path) > step:
+                _delete(path)
 
     def newest(self) -> Snapshot | None:
         """The newest complete checkpoint; folders without a valid manifest are ignored."""
@@ -86,6 +91,15 @@ class Checkpoints:
     def _complete(self) -> list[Path]:
         folders = (p for p in self._folder.glob("step_*") if p.suffix != ".tmp")
         return sorted(p for p in folders if (p / "manifest.json").is_file())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _delete(path: Path) -> None:
+    (path / "manifest.json").unlink()  # first, so that a half-deleted folder is none
+    shutil.rmtree(path)
 
 
 def read_snapshot(path: Path) -> Snapshot:

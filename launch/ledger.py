@@ -8,8 +8,9 @@
     scored       {group, valid}
     dropped      {group, reason}               the group will not be trained
     trained      {step, version, groups}       they made the optimizer steps of this step; version is what comes of it
+    publishing   {version, step}               initial or restored weights are about to be published
     published    {version, step}               committed by at least one generator
-    rolled_back  {to_step, checkpoint, groups} everything after the snapshot is void; open groups are issued again
+    rolled_back  {to_step, checkpoint, open}   everything after the snapshot is void; these slots are issued again
     finished     {step, reason}
 
 A group's fate is the last of trained or dropped that a later rolled_back did not void.
@@ -147,6 +148,8 @@ def audit(path: Path) -> Audit:
             for group in issued:
                 if group not in trained and group not in dropped:
                     dropped[group] = "rolled_back"
+    if set(trained.values()) != set(range(1, max(trained.values(), default=0) + 1)):
+        problems.append(f"the trained steps have a gap: {sorted(set(trained.values()))}")
     steps: dict[int, list[str]] = {}
     for group, step in sorted(trained.items(), key=lambda item: issued[item[0]]["slot"]):
         steps.setdefault(step, []).append(issued[group]["task"])

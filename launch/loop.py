@@ -35,16 +35,24 @@ async def train(run: Run) -> str:
     Raises:
         RunStopped: the run cannot go on, and why.
     """
+    lost: LearnerLost | None = None
     while True:
-        await begin_attempt(run)
         try:
+            if lost:
+                await restart_learner(run, lost)
+            await begin_attempt(run)
             return await first_to_end(learn(run), produce(run))
-        except LearnerLost as lost:
-            run.budget.spend("learner", str(lost))
-            run.tracker.event(f"learner lost ({lost}); going back to the newest snapshot")
-            await run.generators.abort_all("rolled_back")
-            await run.learners.restart()
-            run.snapshot = run.checkpoints.newest()
+        except LearnerLost as error:
+            lost = error
+
+
+async def restart_learner(run: Run, lost: LearnerLost) -> None:
+    """Put fresh learner ranks in place of the lost ones; the next attempt loads the newest snapshot into them."""
+    run.budget.spend("learner", str(lost))
+    run.tracker.event(f"learner lost ({lost}); going back to the newest snapshot")
+    await run.generators.abort_all("rolled_back")
+    await run.learners.restart()
+    run.snapshot = run.checkpoints.newest()
 
 
 async def produce(run: Run) -> None:

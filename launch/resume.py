@@ -24,8 +24,9 @@ async def begin_attempt(run: Run) -> None:
         run.first_evaluation = snapshot.first_evaluation
     run.step = snapshot.step if snapshot else 0
     position = snapshot.position if snapshot else INITIAL
-    if has_history:
+    if has_history or snapshot:
         run.accounts.go_back(position, run.step, snapshot.path.name if snapshot else None)
+        run.checkpoints.forget_after(run.step)
         run.tracker.begin_attempt(attempt, run.step)
     run.buffer = run.make_buffer(position.released)
     version = ledger.take_version()

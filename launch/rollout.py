@@ -36,6 +36,8 @@ def require_signal(run: Run, group: ScoredGroup) -> None:
     """Raise GroupFailed for a group that can train nothing, or that dynamic sampling replaces."""
     rewards = [reward for reward in group.rewards_G if reward is not None]
     if len(rewards) < 2:
-        raise GroupFailed("void", f"{len(rewards)} valid of {len(group.rewards_G)} completions")
+        causes = {f"{v.status.value} {dict(v.details)}" for v in group.verdicts_G if v.reward is None}
+        detail = f"{len(rewards)} valid of {len(group.rewards_G)} completions; {'; '.join(sorted(causes))[:500]}"
+        raise GroupFailed("void", detail)
     if run.config.algorithm.zero_variance_groups == "replace" and max(rewards) == min(rewards):
         raise GroupFailed("zero_variance", f"every reward is {rewards[0]:g}", retry_task=False)

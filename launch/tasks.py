@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 from funicular.launch.arithmetic import arithmetic_rows
 from funicular.launch.config import DataConfig
@@ -107,6 +108,8 @@ def _held_out_rows(config: DataConfig) -> list[Row]:
     """Rows of the path or split that holds out; none where a part of the training data does."""
     if config.held_out_path is None and config.held_out_split is None:
         return []
+    if config.held_out_path is None and Path(config.path).expanduser().is_file():
+        return []  # a file has no splits, so a part of it is held out
     path = config.held_out_path or config.path
     key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
     if path == EMBEDDED:

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Literal
 
 from funicular.actors.errors import RunStopped
-from funicular.cluster.session import ClusterTooSmall, connect, disconnect
+from funicular.cluster.session import connect, disconnect
 from funicular.cluster.supervise import RestartBudgetSpent
-from funicular.launch.checkpoints import CheckpointError, Checkpoints, Snapshot, read_snapshot
+from funicular.launch.checkpoints import Checkpoints, Snapshot, read_snapshot
 from funicular.launch.config import Config
-from funicular.launch.datasets import DataError
 from funicular.launch.ledger import Ledger
-from funicular.launch.models import ModelError, resolve_model
+from funicular.launch.models import resolve_model
 from funicular.launch.progress import Progress
 from funicular.launch.progress_text import RunSummary
 from funicular.launch.recipe import LoadedRecipe
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import TaskSet, load_tasks
 from funicular.launch.tracking import Tracker, open_tracker
-from funicular.rewards.runner import FunctionRunner, RewardLoadError
+from funicular.rewards.runner import FunctionRunner
 
 FINISHED, FAILED, WRONG_INPUT = 0, 1, 2
 STOPPED = 128 + signal.SIGTERM
@@ -34,17 +33,6 @@ STOPPED = 128 + signal.SIGTERM
 
 class ResumeError(ValueError):
     """`resume` and the run folder do not go together."""
-
-
-WRONG_INPUTS = (
-    CheckpointError,
-    ClusterTooSmall,
-    DataError,
-    ModelError,
-    ResumeError,
-    RewardLoadError,
-    RunFolderLockedError,
-)
 
 
 def train(loaded: LoadedRecipe) -> int:
@@ -56,7 +44,8 @@ def train(loaded: LoadedRecipe) -> int:
         with folder.lock():
             _log_to(folder)
             return _train_in(folder, loaded, progress)
-    except WRONG_INPUTS as error:
+    except (ValueError, RunFolderLockedError) as error:  # ValueError is how every part refuses what a user gave
+        logging.getLogger("funicular").info("wrong input", exc_info=True)
         progress.close()
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT

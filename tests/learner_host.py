@@ -57,7 +57,7 @@ class Hosts:
         environment = {"OMP_NUM_THREADS": "1"}
         actor = ray.remote(Host).options(num_cpus=1, runtime_env={"env_vars": environment})
         self._actors = [actor.remote(rank, world_size) for rank in range(world_size)]
-        self._address = ray.get(self._actors[0].find_address.remote(), timeout=120)
+        self._address = ray.get(self._actors[0].find_address.remote(), timeout=180)
 
     def begin(self, config: LearnerConfig, algorithm: AlgorithmConfig, model: str) -> None:
         self._each("begin", self._address, config, algorithm, model)
@@ -75,7 +75,7 @@ class Hosts:
         ]
         assert ray.get(fetches, timeout=60) == [()] * len(self._actors)
         steps = [actor.call.remote("step", rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
-        results = ray.get(steps, timeout=120)
+        results = ray.get(steps, timeout=180)
         assert all(result.metrics.keys() == results[0].metrics.keys() for result in results)
         return dict(results[0].metrics)
 

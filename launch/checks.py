@@ -82,6 +82,9 @@ def _learner_and_sync(config: Config) -> Iterator[Problem]:
         expected = "parameters in bfloat16 are not multiplied in float32"
         nearest = "Set learner.compute_dtype=bfloat16, or learner.dtype=float32"
         yield problem_at(config, "learner.compute_dtype", expected, nearest, "learner.dtype")
+    if learner.dtype == "bfloat16" and learner.zero_stage == 0:
+        expected = "DeepSpeed would sum gradients in bfloat16: expected 1, 2 or 3 with learner.dtype=bfloat16"
+        yield problem_at(config, "learner.zero_stage", expected, "Set learner.zero_stage=1", "learner.dtype")
     if learner.lora_rank and not all(target.strip() for target in learner.lora_targets.split(",")):
         expected = "expected all-linear, or names of modules separated by commas"
         yield problem_at(config, "learner.lora_targets", expected, "", "learner.lora_rank")

@@ -78,6 +78,11 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"generator__gpu_memory_fraction": 1.5}, "generator.gpu_memory_fraction", "at most 1"),
         ({"learner__zero_stage": 4}, "learner.zero_stage", "at most 3"),
         ({"learner__dtype": "bfloat16"}, "learner.compute_dtype", "learner.compute_dtype=bfloat16"),
+        (
+            {"learner__dtype": "bfloat16", "learner__compute_dtype": "bfloat16"},
+            "learner.zero_stage",
+            "learner.zero_stage=1",
+        ),
         ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),

@@ -77,7 +77,11 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"generator__temperature": 0.0}, "generator.temperature", "above 0"),
         ({"generator__gpu_memory_fraction": 1.5}, "generator.gpu_memory_fraction", "at most 1"),
         ({"learner__zero_stage": 4}, "learner.zero_stage", "at most 3"),
-        ({"learner__dtype": "bfloat16"}, "learner.compute_dtype", "learner.compute_dtype=bfloat16"),
+        (
+            {"learner__dtype": "bfloat16", "learner__zero_stage": 1},
+            "learner.compute_dtype",
+            "learner.compute_dtype=bfloat16",
+        ),
         (
             {"learner__dtype": "bfloat16", "learner__compute_dtype": "bfloat16"},
             "learner.zero_stage",

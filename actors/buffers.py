@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError
 
 from funicular.actors.buffer import Filling, buffer_actor
+from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
 
 
@@ -24,21 +26,26 @@ class RolloutBuffer:
         groups_per_step: int,
         budget: RestartBudget,
         released: int = 0,
+        deadline_s: float = 120.0,
         make_actor: Callable[[int, int], Any] = buffer_actor,
+        kill_actor: Callable[[Any], None] = ray.kill,
     ) -> None:
         self.groups_per_step = groups_per_step
         self.capacity = (max_staleness + 1) * groups_per_step
         self.released = released
         self._next_slot = released
         self._held: dict[int, Filling] = {}
+        self._closed = False
         self._budget = budget
+        self._deadline_s = deadline_s
         self._make_actor = make_actor
+        self._kill_actor = kill_actor
         self._actor = make_actor(self.capacity, released)
 
     async def reserve(self) -> int:
         """The next slot, once it may be worked on. One caller at a time: slots are admitted in order."""
         slot = self._next_slot
-        await self._ask(lambda actor: actor.admit.remote(slot))
+        await self._ask(lambda actor: actor.admit.remote(slot), deadline_s=None)
         self._next_slot = slot + 1
         return slot
 
@@ -50,13 +57,13 @@ class RolloutBuffer:
     async def take(self) -> tuple[Filling, ...]:
         """The next training batch: `groups_per_step` fillings in slot order. They stay held until released."""
         first = self.released
-        await self._ask(lambda actor: actor.take.remote(first, self.groups_per_step))
+        await self._ask(lambda actor: actor.take.remote(first, self.groups_per_step), deadline_s=None)
         return tuple(self._held[slot] for slot in range(first, first + self.groups_per_step))
 
     async def empty(self, slot: int) -> None:
         """Forget a slot's content, to be filled again."""
         del self._held[slot]
-        await self._ask(lambda actor: actor.empty.remote(slot))
+        await self._ask(lambda actor: actor.empty.remote(slot), deadline_s=self._deadline_s)
 
     async def release(self) -> None:
         """Release the batch that was taken last: the weights that it made are committed."""
@@ -64,27 +71,36 @@ class RolloutBuffer:
         for slot in [slot for slot in self._held if slot < self.released]:
             del self._held[slot]
         upto = self.released
-        await self._ask(lambda actor: actor.release.remote(upto))
+        await self._ask(lambda actor: actor.release.remote(upto), deadline_s=self._deadline_s)
 
     def waiting_slots(self) -> list[int]:
         """Reserved slots not filled yet, oldest first."""
         return [slot for slot in range(self.released, self._next_slot) if slot not in self._held]
 
     async def _put(self, filling: Filling) -> None:
-        await self._ask(lambda actor: actor.fill.remote(filling))
+        await self._ask(lambda actor: actor.fill.remote(filling), deadline_s=self._deadline_s)
 
-    async def _ask(self, request: Callable[[Any], Awaitable[Any]]) -> Any:
+    def close(self) -> None:
+        """Kill the actor; calls that still wait for it end with an error. Nothing may be asked after this."""
+        self._closed = True
+        self._kill_actor(self._actor)
+
+    async def _ask(self, request: Callable[[Any], Awaitable[Any]], *, deadline_s: float | None) -> Any:
+        """None: the call waits for other parts, and the loop's stall check watches it."""
         while True:
             actor = self._actor
             try:
-                return await request(actor)
-            except RayActorError as error:
+                return await call(request(actor), deadline_s=deadline_s, what="the rollout buffer")
+            except (RayActorError, DeadlineExceeded) as error:
+                if self._closed:
+                    raise
                 await self._replace(actor, str(error).splitlines()[0])
 
     async def _replace(self, dead: Any, reason: str) -> None:
         if self._actor is not dead:  # another waiting call has replaced it already
             return
         self._budget.spend("buffer", reason)
+        self._kill_actor(dead)
         self._actor = self._make_actor(self.capacity, self.released)
         for filling in list(self._held.values()):
             await self._put(filling)

@@ -77,7 +77,7 @@ class AlgorithmConfig:
     zero_variance_groups: Literal["keep", "replace"] = "keep"
     """Groups whose rewards are all equal: train with advantage 0, or replace by a new task (dynamic sampling)."""
     max_replacements: int = 4
-    """Tries per slot, replacements and failures together, before the slot is filled empty."""
+    """Further tries of a slot, for failures and for groups without variance together, before it is filled empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

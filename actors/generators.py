@@ -1,6 +1,7 @@
 """The generators as one service: the least loaded takes the next group; a dead or distrusted one is rebuilt.
 
-A member is `starting` until its engine answers, `waiting` until it has committed the newest weights, then `serving`.
+A member is `starting` while it is made or made anew, then `serving`; `waiting` before the first publish, and while it
+refuses a version that will be sent again.
 Whatever goes wrong with it, its groups fail (the loop draws them again), the actor is killed and a new one takes its
 name, loads the newest published weights and joins. The run stops only when the restart budget is spent.
 """
@@ -79,6 +80,8 @@ class Generators:
     async def start(self) -> None:
         """Start every engine; returns when all answer. A generator that dies meanwhile is started again."""
         await asyncio.gather(*(self._start(member) for member in self._members))
+        for member in self._members:
+            member.state = "waiting"
         self._spawn(self._watch_health())
 
     async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, Any]:
@@ -92,19 +95,20 @@ class Generators:
             RunStopped: no generator can be brought back.
         """
         member = await self._least_loaded()
+        actor = member.actor
         member.in_flight += 1
         self._busy.change(+1 if member.in_flight == 1 else 0)
         try:
-            record_ref, payload_ref = member.actor.generate.remote(request)
+            record_ref, payload_ref = actor.generate.remote(request)
             # No deadline here: the generator itself watches for progress, and the health watch for the generator.
-            record = await call(record_ref, deadline_s=float("inf"), what=f"{member.name}: {request.group_id}")
+            record = await call(record_ref, deadline_s=None, what=f"{member.name}: {request.group_id}")
             return record, payload_ref
         except RayActorError as error:
-            self._distrust(member, _first_line(error))
+            self._distrust(member, actor, _first_line(error))
             raise GroupFailed("generator_died", f"{member.name}: {_first_line(error)}") from error
         except GroupFailed as error:
             if error.reason in ("engine_died", "no_progress"):
-                self._distrust(member, str(error))
+                self._distrust(member, actor, str(error))
             raise
         finally:
             member.in_flight -= 1
@@ -123,7 +127,7 @@ class Generators:
         if last_attempt:
             for member in self._members:
                 if member.state == "waiting":
-                    self._distrust(member, member.refusal)
+                    self._distrust(member, member.actor, member.refusal)
         return [record for record in records if record is not None]
 
     @property
@@ -147,78 +151,76 @@ class Generators:
             try:
                 await call(member.actor.abort_all.remote(reason), deadline_s=60, what=f"{member.name}: abort")
             except (RayActorError, DeadlineExceeded) as error:
-                self._distrust(member, _first_line(error))
+                self._distrust(member, member.actor, _first_line(error))
 
     async def metrics(self) -> dict[str, float]:
         """Number of serving generators and the fraction of time that generators had nothing to do."""
         serving = sum(m.state == "serving" for m in self._members)
         return {"perf/generator_idle_frac": self._busy.idle_fraction(), "generators/serving": float(serving)}
 
-    async def stop(self) -> None:
-        """End the health watch and kill every actor."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        for member in self._members:
-            self._kill_actor(member.actor)
-
     async def _start(self, member: _Member) -> None:
         while True:
             try:
                 what = f"{member.name}: engine start"
                 await call(member.actor.start.remote(), deadline_s=self._start_deadline_s, what=what)
-                member.state = "waiting"
                 return
             except (RayActorError, DeadlineExceeded) as error:
                 self._recreate(member, _first_line(error))
+            except Exception as error:
+                if self._newest is None:  # nothing was ever served: most likely the recipe or the installation
+                    raise RunStopped(f"{member.name}: the engine does not start: {error}") from error
+                self._recreate(member, _first_line(error))  # memory that the dead engine held may still be in use
 
     async def _least_loaded(self) -> _Member:
         def serving() -> list[_Member]:
             return [m for m in self._members if m.state == "serving"]
 
-        async with self._changed:
-            deadline_s = 2 * self._start_deadline_s
-            try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: bool(serving()) or self._fatal is not None), deadline_s
-                )
-            except TimeoutError as error:
-                raise DeadlineExceeded("any generator to serve", deadline_s) from error
-        if self._fatal is not None:
-            raise self._fatal
-        return min(serving(), key=lambda m: m.in_flight)
+        deadline_s = 2 * self._start_deadline_s
+        try:
+            async with asyncio.timeout(deadline_s), self._changed:
+                await self._changed.wait_for(lambda: bool(serving()) or self._fatal is not None)
+                if self._fatal is not None:
+                    raise self._fatal
+                return min(serving(), key=lambda m: m.in_flight)
+        except TimeoutError as error:
+            raise RunStopped(f"no generator could serve for {deadline_s:.0f} s") from error
 
     async def _install(self, member: _Member, weights: PublishedWeights) -> SyncRecord | None:
         """None: it refused, and is `waiting`; or it is being rebuilt."""
         member.installs += 1
         version = weights.manifest.version
+        actor = member.actor
         try:
-            ref = member.actor.install.remote(weights, member.installs)
+            ref = actor.install.remote(weights, member.installs)
             record = await call(ref, deadline_s=self._install_deadline_s, what=f"{member.name}: version {version}")
         except WeightSyncError as error:
             log.warning("%s refused version %d: %s", member.name, version, error)
-            member.state, member.refusal = "waiting", str(error)
+            member.refusal = str(error)
+            if member.state == "serving":
+                member.state = "waiting"
             return None
         except (RayActorError, DeadlineExceeded) as error:
-            self._distrust(member, _first_line(error))
+            member.refusal = _first_line(error)
+            self._distrust(member, actor, member.refusal)
             return None
         member.version = version
-        await self._set_state(member, "serving")
+        if self._newest is None or self._newest.manifest.version == version:  # else it has to load again
+            await self._set_state(member, "serving")
         return record
 
-    def _distrust(self, member: _Member, reason: str) -> None:
-        if member.state in ("serving", "waiting"):
+    def _distrust(self, member: _Member, actor: Any, reason: str) -> None:
+        if member.actor is actor and member.state in ("serving", "waiting"):  # a late error is of a former actor
             member.state = "starting"
             self._spawn(self._rebuild(member, reason))
 
     async def _rebuild(self, member: _Member, reason: str) -> None:
-        self._recreate(member, reason)
-        await self._start(member)
-        while self._newest is not None and member.version != self._newest.manifest.version:
-            if await self._install(member, self._newest) is None:
-                if member.state == "waiting":  # fresh, and it still refuses: nothing is gained by sending again
-                    self._distrust(member, member.refusal)
-                return
+        while member.state == "starting":
+            self._recreate(member, reason)
+            await self._start(member)
+            while self._newest is not None and member.version != self._newest.manifest.version:
+                if await self._install(member, self._newest) is None:
+                    reason = member.refusal  # fresh, and it still refuses: nothing is gained by sending again
+                    break
 
     def _recreate(self, member: _Member, reason: str) -> None:
         log.warning("%s is rebuilt: %s", member.name, reason)
@@ -227,6 +229,7 @@ class Generators:
         member.actor = self._make_actor(member.name)
         member.installs = 0
         member.version = None
+        member.refusal = ""
 
     async def _watch_health(self) -> None:
         while True:
@@ -234,11 +237,12 @@ class Generators:
             for member in self._members:
                 if member.state != "serving":
                     continue
+                actor = member.actor
                 try:
                     what = f"{member.name}: health"
-                    await call(member.actor.health.remote(), deadline_s=HEALTH_DEADLINE_S, what=what)
+                    await call(actor.health.remote(), deadline_s=HEALTH_DEADLINE_S, what=what)
                 except (RayActorError, DeadlineExceeded, GroupFailed) as error:
-                    self._distrust(member, _first_line(error))
+                    self._distrust(member, actor, _first_line(error))
 
     async def _set_state(self, member: _Member, state: str) -> None:
         async with self._changed:

@@ -75,6 +75,11 @@ class LearnerGroup:
         address = await self._one(self._actors[0].rendezvous.remote(), "rank 0 to find a port", deadline)
         for info in await self._all("the ranks to start", deadline, "start", *address):
             log.info("learner rank %(rank)s on %(device)s: started in %(seconds).0f s", info)
+            if self._use_gpu and not info["device"].startswith("cuda"):
+                raise ValueError(
+                    f"cluster.use_gpu: learner rank {info['rank']} runs on {info['device']}; install a CUDA build "
+                    "of torch on every node (FUNICULAR_EXTRA=cuda), or set cluster.use_gpu=false"
+                )
 
     async def restart(self) -> None:
         """Replace every rank by a fresh one with the initial model."""

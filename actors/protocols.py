@@ -57,6 +57,9 @@ class Buffering(Protocol):
     async def release(self) -> None:
         """Release the batch taken last: its weights are committed."""
 
+    def close(self) -> None:
+        """Let go of everything held; nothing may be asked after this."""
+
     def waiting_slots(self) -> list[int]:
         """Reserved slots not filled yet, oldest first."""
 

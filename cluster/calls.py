@@ -18,22 +18,22 @@ class DeadlineExceeded(TimeoutError):
         self.deadline_s = deadline_s
 
 
-async def call(ref: Awaitable[Any], *, deadline_s: float, what: str) -> Any:
+async def call(ref: Awaitable[Any], *, deadline_s: float | None, what: str) -> Any:
     """Await an actor call and return its result.
 
     Raises:
-        DeadlineExceeded: no answer within `deadline_s` seconds; the call itself may still be running.
+        DeadlineExceeded: no answer within `deadline_s` seconds (None: no deadline here, because something else
+            watches the call); the call itself may still be running.
         Exception: whatever the actor's method raised, as itself rather than wrapped by Ray.
     """
     try:
-        return await asyncio.wait_for(_awaited(ref), deadline_s)
-    except TimeoutError as error:
-        raise DeadlineExceeded(what, deadline_s) from error
-    except RayTaskError as error:
+        async with asyncio.timeout(deadline_s) as limit:
+            return await ref
+    except RayTaskError as error:  # before TimeoutError: a remote one is no deadline of ours
         if isinstance(error.cause, Exception):
             raise error.cause from error
         raise
-
-
-async def _awaited(ref: Awaitable[Any]) -> Any:
-    return await ref
+    except TimeoutError as error:
+        if limit.expired():
+            raise DeadlineExceeded(what, deadline_s or 0.0) from error
+        raise

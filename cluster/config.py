@@ -13,8 +13,10 @@ class ClusterConfig:
     """auto: RAY_ADDRESS if set, else a Ray of this process alone; local: always the latter; or host:port."""
     object_store_gib: float = 2.0
     """Shared memory for payloads and weights, local Ray only."""
-    actor_start_deadline_s: float = 300.0
-    """Seconds within which buffer and scorer actors must answer."""
+    use_gpu: bool | None = None
+    """Run generators and learner on GPUs; null: where Ray sees GPUs and the installed torch is not a CPU build."""
+    buffer_deadline_s: float = 120.0
+    """Seconds within which the rollout buffer must answer before it is replaced."""
     max_restarts: int = 10
     """Deaths of generators, scorers, buffer and learner that a run survives, all together."""
     stall_deadline_s: float = 1800.0

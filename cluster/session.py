@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from funicular.cluster.config import ClusterConfig
 
@@ -18,12 +19,8 @@ class ClusterTooSmall(ValueError):
 class Session:
     """A connection to Ray."""
 
-    local: bool
-    """True: this process started Ray and ends it."""
-    gpus: int
-    """GPUs of the whole cluster; 0: everything runs on CPU."""
-    dashboard: str | None
-    """Address of the dashboard, if there is one."""
+    use_gpu: bool
+    """False: generators and learner run on CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +28,8 @@ class Demand:
     """What a recipe asks of the cluster."""
 
     cpus: int
-    gpus_if_any: int
-    """Needed on a cluster that has GPUs; on one without, everything runs on CPU."""
+    gpus: int
+    """Needed where generators and learner run on GPUs."""
 
 
 def connect(config: ClusterConfig, demand: Demand) -> Session:
@@ -50,13 +47,15 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
         address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
     environment = {"env_vars": _worker_environment()}
+    cpu_only = config.use_gpu is False or (config.use_gpu is None and _torch_is_cpu_build())
     if local:
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: workers lose to everything else
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed group's payload, which nobody reads
-        context = ray.init(
+        ray.init(
             address="local",
             namespace=NAMESPACE,
             num_cpus=max(demand.cpus, os.cpu_count() or 1),
+            num_gpus=0 if cpu_only else None,
             object_store_memory=int(config.object_store_gib * 2**30),
             include_dashboard=False,
             log_to_driver=False,
@@ -64,11 +63,12 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
             runtime_env=environment,
         )
     else:
-        context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus)
-    return Session(local=local, gpus=gpus, dashboard=context.dashboard_url or None)
+    use_gpu = not cpu_only and (gpus > 0 or config.use_gpu is True)
+    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus if use_gpu else None)
+    return Session(use_gpu=use_gpu)
 
 
 def disconnect() -> None:
@@ -78,10 +78,10 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _check(demand: Demand, *, cpus: int, gpus: int) -> None:
+def _check(demand: Demand, *, cpus: int, gpus: int | None) -> None:
     rows = [("CPU", demand.cpus, cpus)]
-    if gpus:
-        rows.append(("GPU", demand.gpus_if_any, gpus))
+    if gpus is not None:
+        rows.append(("GPU", demand.gpus, gpus))
     if any(asked > there for _, asked, there in rows):
         table = "\n".join(
             f"  {name:<4} asked {asked:>4}  there {there:>4}  missing {max(0, asked - there):>4}"
@@ -89,12 +89,17 @@ def _check(demand: Demand, *, cpus: int, gpus: int) -> None:
         )
         raise ClusterTooSmall(
             f"the cluster cannot hold this recipe:\n{table}\n"
-            "Lower generator.count, generator.tensor_parallel_size, learner.ranks or reward.scorers, or add nodes."
+            "Lower generator.count, generator.tensor_parallel_size, learner.ranks or reward.scorers, add nodes, or, "
+            "if GPUs are what is missing, set cluster.use_gpu=false."
         )
+
+
+def _torch_is_cpu_build() -> bool:
+    return version("torch").endswith("+cpu")
 
 
 def _worker_environment() -> dict[str, str]:
     """What Ray's processes need of this one's environment; Ray passes nothing on by itself."""
-    passed = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "PYTHONDONTWRITEBYTECODE", "GLOO_SOCKET_IFNAME")
-    environment = {name: os.environ[name] for name in passed if name in os.environ}
-    return {"TOKENIZERS_PARALLELISM": "false", "RAY_TQDM": "0", **environment}
+    passed = ("HF_", "NCCL_", "GLOO_", "PYTHONDONTWRITEBYTECODE", "FUNICULAR_")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    return {"TOKENIZERS_PARALLELISM": "false", **environment}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from funicular.actors.errors import GroupFailed
+from funicular.actors.errors import GroupFailed, RunStopped
 from funicular.actors.types import GenerationRecord, ScoredGroup
 from funicular.launch.ledger import Ledger
 from funicular.launch.tasks import TaskIterator
@@ -123,6 +123,11 @@ class Accounts:
 
     def go_back(self, position: Position, step: int, checkpoint: str | None) -> None:
         """Return to a snapshot: what came after it is void, and what was open then will be issued again."""
+        if missing := sorted({task_id for task_id, _ in position.open.values()} - self._by_id.keys()):
+            raise RunStopped(
+                f"the checkpoint has open groups of tasks that are not in the training data: {', '.join(missing)}; "
+                "resume with the `data` and `seed` that the run began with"
+            )
         self.ledger.append("rolled_back", to_step=step, checkpoint=checkpoint, open=list(position.open))
         self._open.clear()
         self._again = dict(position.open)

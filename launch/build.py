@@ -17,12 +17,11 @@ from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.session import Demand
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
-from funicular.launch.checkpoints import Checkpoints, Snapshot
+from funicular.launch.checkpoints import Checkpoints
 from funicular.launch.config import Config
 from funicular.launch.ledger import Ledger
+from funicular.launch.prepared import Prepared
 from funicular.launch.run import Run
-from funicular.launch.run_folder import RunFolder
-from funicular.launch.tasks import TaskSet
 from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
 
@@ -34,25 +33,14 @@ def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
     two where there are GPUs."""
     compute = config.generator.count * config.generator.tensor_parallel_size + config.learner.ranks
-    return Demand(cpus=compute + config.reward.scorers, gpus_if_any=compute)
+    return Demand(cpus=compute + config.reward.scorers, gpus=compute)
 
 
-async def build(
-    config: Config,
-    *,
-    folder: RunFolder,
-    recipe_folder: Path,
-    tasks: TaskSet,
-    model_folder: Path,
-    use_gpu: bool,
-    tracker: Tracker,
-    ledger: Ledger,
-    snapshot: Snapshot | None,
-) -> Run:
+async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: Tracker, ledger: Ledger) -> Run:
     """Start every part, generators and learner ranks at the same time, and return the run that uses them."""
     budget = RestartBudget(config.cluster.max_restarts)
     generators = Generators(
-        _generator_maker(config, model_folder, use_gpu),
+        _generator_maker(config, prepared.model_folder, use_gpu),
         count=config.generator.count,
         start_deadline_s=config.generator.start_deadline_s,
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
@@ -60,7 +48,7 @@ async def build(
     )
     scorer_class = scorer_actor().options(num_cpus=1, max_restarts=0)
     scorers = Scorers(
-        lambda name: scorer_class.remote(config.reward, str(recipe_folder)),
+        lambda name: scorer_class.remote(config.reward, str(prepared.recipe_folder)),
         count=config.reward.scorers,
         deadline_s=scoring_deadline_s(config.reward, config.algorithm.group_size),
         streaks=ErrorStreaks(config.reward.max_consecutive_errors),
@@ -73,30 +61,31 @@ async def build(
         wire_dtype=config.generator.dtype,
         temperature=config.generator.temperature,
         max_completion_tokens=config.generator.max_completion_tokens,
-        model_folder=str(model_folder),
+        model_folder=str(prepared.model_folder),
         seed=config.seed,
         use_gpu=use_gpu,
     )
     await asyncio.gather(generators.start(), learners.start())
-    iterator = tasks.iterator(config.seed)
+    iterator = prepared.tasks.iterator(config.seed)
     return Run(
         config=config,
-        accounts=Accounts(ledger, iterator, {task.task_id: task for task in tasks.train}),
+        accounts=Accounts(ledger, iterator, {task.task_id: task for task in prepared.tasks.train}),
         generators=generators,
         scorers=scorers,
         learners=learners,
         weights=WeightSync(learners, generators, attempts=config.weight_sync.attempts),
-        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep_last),
+        checkpoints=Checkpoints(prepared.folder.checkpoints, config.checkpoint.keep_last),
         tracker=tracker,
         budget=budget,
-        held_out=tasks.evaluation_tasks(config.evaluation.tasks),
+        held_out=prepared.tasks.evaluation_tasks(config.evaluation.tasks),
         make_buffer=lambda released: RolloutBuffer(
             max_staleness=config.max_staleness,
             groups_per_step=config.algorithm.groups_per_step,
             budget=budget,
             released=released,
+            deadline_s=config.cluster.buffer_deadline_s,
         ),
-        snapshot=snapshot,
+        snapshot=prepared.snapshot,
     )
 
 

@@ -52,7 +52,7 @@ async def restart_learner(run: Run, lost: LearnerLost) -> None:
     run.tracker.event(f"learner lost ({lost}); going back to the newest snapshot")
     await run.generators.abort_all("rolled_back")
     await run.learners.restart()
-    run.snapshot = run.checkpoints.newest()
+    run.snapshot = await asyncio.to_thread(run.checkpoints.newest) or run.snapshot
 
 
 async def produce(run: Run) -> None:
@@ -87,7 +87,7 @@ async def learn(run: Run) -> str:
     """Take a batch, make a policy version of it, hand the version to the generators; then again."""
     if run.step == 0 and run.first_evaluation is None:
         run.first_evaluation = await evaluate(run)
-    empty_batches = 0
+    empty_batches = lost_payloads = 0
     while run.step < run.config.max_steps:
         began = time.monotonic()
         batch = await run.next_batch()
@@ -104,9 +104,12 @@ async def learn(run: Run) -> str:
         try:
             result = await run.learners.step(run.step + 1, groups)
         except PayloadsLost as lost:
+            lost_payloads += 1
+            if lost_payloads > run.config.algorithm.max_replacements:
+                raise RunStopped(f"step {run.step + 1}: {lost}, {lost_payloads} times") from lost
             await draw_again(run, [group for group in groups if group.group_id in lost.group_ids])
             continue
-        empty_batches = 0
+        empty_batches = lost_payloads = 0
         trained_from = run.weights.version
         version = run.accounts.ledger.take_version()
         run.accounts.trained(run.step + 1, version, groups)  # on disk before anyone sees the new weights

@@ -111,7 +111,7 @@ RANGES: dict[str, Range] = {
     "tracking.completions_every": _MAYBE,
     "tracking.completions_rows": _COUNT,
     "cluster.object_store_gib": Range(above=0),
-    "cluster.actor_start_deadline_s": _SECONDS,
+    "cluster.buffer_deadline_s": _SECONDS,
     "cluster.max_restarts": _MAYBE,
     "cluster.stall_deadline_s": _SECONDS,
 }

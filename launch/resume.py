@@ -3,6 +3,7 @@ loss of the learner."""
 
 from __future__ import annotations
 
+from funicular.actors.errors import RunStopped
 from funicular.launch.accounts import Position
 from funicular.launch.run import Run
 
@@ -20,7 +21,10 @@ async def begin_attempt(run: Run) -> None:
     has_history = ledger.next_version > 0
     attempt = ledger.begin_attempt()
     if snapshot:
-        await run.learners.load(snapshot.learner)
+        try:
+            await run.learners.load(snapshot.learner)
+        except ValueError as error:  # saved by ranks of another number, stage or kind
+            raise RunStopped(f"checkpoint {snapshot.path}: {error}") from error
         run.first_evaluation = snapshot.first_evaluation
     run.step = snapshot.step if snapshot else 0
     position = snapshot.position if snapshot else INITIAL
@@ -28,7 +32,7 @@ async def begin_attempt(run: Run) -> None:
         run.accounts.go_back(position, run.step, snapshot.path.name if snapshot else None)
         run.checkpoints.forget_after(run.step)
         run.tracker.begin_attempt(attempt, run.step)
-    run.buffer = run.make_buffer(position.released)
+    run.new_buffer(position.released)
     version = ledger.take_version()
     ledger.append("publishing", version=version, step=run.step)
     await run.weights.publish(version)

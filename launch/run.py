@@ -56,6 +56,7 @@ class Run:
         Raises:
             RunStopped: nothing at all happened for `cluster.stall_deadline_s`; says which slots are awaited.
         """
+        began = time.monotonic()
         taking = asyncio.create_task(self.buffer.take())
         stopping = asyncio.create_task(self.stop.wait())
         try:
@@ -65,7 +66,7 @@ class Run:
                     return None
                 if taking.done():
                     return taking.result()
-                self._check_stall()
+                self._check_stall(began)
         finally:
             taking.cancel()
             stopping.cancel()
@@ -78,8 +79,14 @@ class Run:
         self.tracker.event(f"checkpoint {path.name}")
         return time.monotonic() - began
 
-    def _check_stall(self) -> None:
-        idle_s = time.monotonic() - self.accounts.ledger.last_event_time
+    def new_buffer(self, released: int) -> None:
+        """Begin with an empty buffer, in place of the last attempt's."""
+        if "buffer" in self.__dict__:
+            self.buffer.close()
+        self.buffer = self.make_buffer(released)
+
+    def _check_stall(self, waiting_since: float) -> None:
+        idle_s = time.monotonic() - max(self.accounts.ledger.last_event_time, waiting_since)
         if idle_s > self.config.cluster.stall_deadline_s:
             raise RunStopped(
                 f"no event in the ledger for {idle_s:.0f} s (cluster.stall_deadline_s); "

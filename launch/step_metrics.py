@@ -5,10 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from ray.exceptions import RayError
+
 from funicular.actors.types import ScoredGroup, StepResult
 from funicular.actors.weight_sync import PublishReport
+from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.launch.run import Run
 from funicular.launch.tracking import CompletionRow
+
+TABLE_DEADLINE_S = 60.0
 
 
 def step_metrics(
@@ -68,9 +73,9 @@ def _reward_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     }
     parts: dict[str, list[float]] = {}
     for group in groups:
-        for verdict in group.verdicts_G:
+        for verdict, valid in zip(group.verdicts_G, group.valid_G, strict=True):
             for name, value in verdict.breakdown.items():
-                if value is not None:
+                if valid and value is not None:
                     parts.setdefault(name, []).append(value)
     return metrics | {f"reward/{name}": statistics.fmean(values) for name, values in parts.items()}
 
@@ -84,7 +89,11 @@ async def completion_rows(run: Run, groups: Sequence[ScoredGroup]) -> list[Compl
     for group in groups:
         if len(rows) >= tracking.completions_rows:
             break
-        payload = await group.payload
+        try:
+            payload = await call(group.payload, deadline_s=TABLE_DEADLINE_S, what=f"payload of {group.group_id}")
+        except (RayError, DeadlineExceeded) as error:  # it has been trained; a table for people must not stop a run
+            run.tracker.event(f"{group.group_id} is not in the table of completions: {error}")
+            continue
         for index, verdict in enumerate(group.verdicts_G):
             rows.append(
                 CompletionRow(

@@ -8,44 +8,50 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-from funicular.actors.errors import RunStopped
+from funicular.actors.errors import LearnerLost, RunStopped
+from funicular.cluster.calls import DeadlineExceeded
 from funicular.cluster.session import connect, disconnect
 from funicular.cluster.supervise import RestartBudgetSpent
 from funicular.launch.checkpoints import Checkpoints, Snapshot, read_snapshot
 from funicular.launch.config import Config
-from funicular.launch.ledger import Ledger
+from funicular.launch.finish import finish, model_of_step
+from funicular.launch.ledger import Ledger, read_events
 from funicular.launch.models import resolve_model
+from funicular.launch.prepared import Prepared
 from funicular.launch.progress import Progress
 from funicular.launch.progress_text import RunSummary
 from funicular.launch.recipe import LoadedRecipe
+from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
-from funicular.launch.tasks import TaskSet, load_tasks
+from funicular.launch.tasks import load_tasks
 from funicular.launch.tracking import Tracker, open_tracker
 from funicular.rewards.runner import FunctionRunner
 
 FINISHED, FAILED, WRONG_INPUT = 0, 1, 2
 STOPPED = 128 + signal.SIGTERM
 """As a shell says of a process that SIGTERM ended: a scheduler that retries failed jobs then resumes the run."""
+STOPS = (RunStopped, RestartBudgetSpent, LearnerLost, DeadlineExceeded)
+"""What ends a run with a reason; anything else is a fault of ours and shows its traceback."""
+
+log = logging.getLogger(__name__)
 
 
-class ResumeError(ValueError):
-    """`resume` and the run folder do not go together."""
+class WrongInput(ValueError):
+    """What the user gave cannot be run; found before the first step."""
 
 
 def train(loaded: LoadedRecipe) -> int:
     """Train as the recipe says; the exit status."""
-    config = loaded.config
-    progress = Progress(config.max_steps)
+    progress = Progress(loaded.config.max_steps)
     try:
-        folder = RunFolder.create(config.run_dir or Path("runs") / config.name)
+        folder = RunFolder.create(loaded.config.run_dir or Path("runs") / loaded.config.name)
         with folder.lock():
             _log_to(folder)
             return _train_in(folder, loaded, progress)
-    except (ValueError, RunFolderLockedError) as error:  # ValueError is how every part refuses what a user gave
-        logging.getLogger("funicular").info("wrong input", exc_info=True)
+    except (WrongInput, RunFolderLockedError) as error:
         progress.close()
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -56,154 +62,138 @@ def train(loaded: LoadedRecipe) -> int:
 def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> int:
     config = loaded.config
     began = time.monotonic()
-    snapshot = _snapshot(config, folder)
-    if snapshot and snapshot.step >= config.max_steps and folder.model.is_dir():
-        print(f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}")
-        return FINISHED
-    tasks = load_tasks(config.data, config.reward.verifier, config.seed)
-    _report(tasks, progress)
-    _try_reward_functions(loaded)
-    model_folder = resolve_model(config.model.path, progress.event)
+    try:
+        snapshot = _snapshot(config, folder)
+        if snapshot and snapshot.step >= config.max_steps and model_of_step(folder, snapshot.step):
+            print(f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}")
+            return FINISHED
+        prepared = _prepare(folder, loaded, snapshot, progress)
+    except ValueError as error:  # how every part refuses what a user gave
+        log.info("wrong input", exc_info=True)
+        raise WrongInput(str(error)) from error
     folder.config.write_text(loaded.text)
     ledger = Ledger(folder.ledger)
     tracker = open_tracker(folder, config.tracking, progress, run_name=config.name, attempt=ledger.attempt + 1)
     progress.event(f"run folder {folder.path}")
-    status: Literal["finished", "failed", "killed"] = "failed"
-    outcome: _Outcome | None = None
+    run: list[Run] = []  # filled when the parts are started: the summary of a failed run says how far it came
+    status, code = "failed", FAILED
     try:
-        outcome = asyncio.run(
-            _run(loaded, folder, tasks, model_folder, snapshot, tracker, progress, ledger), debug=False
-        )
-        status = "finished" if outcome.finished else "killed"
-    except (RunStopped, RestartBudgetSpent) as error:
+        finished = asyncio.run(_run(config, prepared, tracker, progress, ledger, run))
+        status, code = ("finished", FINISHED) if finished else ("killed", STOPPED)
+    except STOPS as error:
+        log.error("the run stopped", exc_info=True)
         progress.error(f"the run stopped: {error}")
     finally:
-        tracker.finish(status)
+        tracker.finish(status)  # type: ignore[arg-type]
         ledger.close()
-        progress.summary(_summary(outcome, status, folder, tracker, time.monotonic() - began))
-    return {"finished": FINISHED, "killed": STOPPED, "failed": FAILED}[status]
+        progress.summary(_summary(run[0] if run else None, status, folder, tracker, time.monotonic() - began))
+    return code
 
 
-class _Outcome:
-    """What a run that ended in order has to say."""
+def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None, progress: Progress) -> Prepared:
+    """Everything that can be wrong with the input and is cheap to find out.
 
-    def __init__(self, *, finished: bool, steps: int, before: float | None, after: float | None) -> None:
-        self.finished = finished
-        self.steps = steps
-        self.before = before
-        self.after = after
+    Raises:
+        ValueError: names what is wrong.
+    """
+    config = loaded.config
+    tasks = load_tasks(config.data, config.reward.verifier, config.seed)
+    report = tasks.report
+    progress.event(
+        f"{len(tasks.train)} training tasks, {len(tasks.held_out)} held out; "
+        f"{report.duplicates_removed} duplicates removed, {len(report.contaminated)} held-out tasks also in training"
+    )
+    runner = FunctionRunner(config.reward, loaded.folder)
+    try:
+        runner.start()  # a function that cannot be loaded must not first show as a scorer that dies
+    finally:
+        runner.close()
+    return Prepared(
+        folder=folder,
+        recipe_folder=loaded.folder,
+        tasks=tasks,
+        model_folder=resolve_model(config.model.path, progress.event),
+        snapshot=snapshot,
+    )
 
 
 async def _run(
-    loaded: LoadedRecipe,
-    folder: RunFolder,
-    tasks: TaskSet,
-    model_folder: Path,
-    snapshot: Snapshot | None,
-    tracker: Tracker,
-    progress: Progress,
-    ledger: Ledger,
-) -> _Outcome:
+    config: Config, prepared: Prepared, tracker: Tracker, progress: Progress, ledger: Ledger, started: list[Run]
+) -> bool:
+    """True when all steps are done and the model is written; False when the run was asked to stop."""
     from funicular.launch.build import build, demand
-    from funicular.launch.evaluate import evaluate
     from funicular.launch.loop import train as loop
 
-    config = loaded.config
-    with progress.phase("starting Ray"):
-        session = connect(config.cluster, demand(config))
     try:
-        with progress.phase(f"starting {config.generator.count} generators and {config.learner.ranks} learner ranks"):
-            run = await build(
-                config,
-                folder=folder,
-                recipe_folder=loaded.folder,
-                tasks=tasks,
-                model_folder=model_folder,
-                use_gpu=session.gpus > 0,
-                tracker=tracker,
-                ledger=ledger,
-                snapshot=snapshot,
-            )
+        try:
+            with progress.phase("starting Ray"):
+                session = connect(config.cluster, demand(config))
+            parts = f"{config.generator.count} generators and {config.learner.ranks} learner ranks"
+            with progress.phase(f"starting {parts}"):
+                run = await build(config, prepared, use_gpu=session.use_gpu, tracker=tracker, ledger=ledger)
+        except ValueError as error:
+            log.info("wrong input", exc_info=True)
+            raise WrongInput(str(error)) from error
+        started.append(run)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, run.stop.set)
-        finished = await loop(run) == "finished"
-        if finished:
-            every = config.evaluation.every
-            if not every or run.step % every:  # else the loop has just done it
-                run.last_evaluation = await evaluate(run)
-            run.accounts.close("run_finished")
-            ledger.append("finished", step=run.step, reason="max_steps")
-            with progress.phase(f"writing the model to {folder.model}"):
-                await run.learners.export(str(folder.model))
-            await run.save()
-        return _Outcome(
-            finished=finished,
-            steps=run.step,
-            before=_pass_at_1(run.first_evaluation),
-            after=_pass_at_1(run.last_evaluation),
-        )
+        if await loop(run) != "finished":
+            return False
+        with progress.phase(f"last evaluation, and the model to {prepared.folder.model}"):
+            await finish(run, prepared.folder)
+        return True
     finally:
         disconnect()
-
-
-def _try_reward_functions(loaded: LoadedRecipe) -> None:
-    """Load them once here: one that cannot be loaded must not first show as a scorer that dies.
-
-    Raises:
-        RewardLoadError: names the function and the error.
-    """
-    runner = FunctionRunner(loaded.config.reward, loaded.folder)
-    try:
-        runner.start()
-    finally:
-        runner.close()
 
 
 def _snapshot(config: Config, folder: RunFolder) -> Snapshot | None:
     """What the run continues from, as `resume` says.
 
     Raises:
-        ResumeError: resume=never in a folder that has a run.
+        ValueError: resume=never in a folder that has a run.
         CheckpointError: the checkpoint that was asked for is not whole.
     """
+    newest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest
     if config.resume == "auto":
-        return Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest()
-    if config.resume != "never":
-        return read_snapshot(Path(config.resume))
-    if folder.ledger.exists():
-        raise ResumeError(
-            f"resume=never, but {folder.path} holds a run (ledger.jsonl); give another name=... or run_dir=..., "
-            "delete that folder, or continue the run with resume=auto"
+        return newest()
+    if config.resume == "never":
+        if folder.ledger.exists() and folder.ledger.stat().st_size:
+            raise ValueError(
+                f"resume=never, but {folder.path} holds a run (ledger.jsonl); give another name=... or run_dir=..., "
+                "delete that folder, or continue the run with resume=auto"
+            )
+        return None
+    asked = Path(config.resume).absolute()
+    if asked.parent != folder.checkpoints:
+        raise ValueError(
+            f"resume={config.resume}: not in {folder.checkpoints}; a run continues its own checkpoints. To train on "
+            "from another run's result, give that run's model folder as model.path"
         )
-    return None
+    went_back = any(
+        event["event"] == "rolled_back" and event["checkpoint"] == asked.name
+        for event in (read_events(folder.ledger) if folder.ledger.exists() else ())
+    )
+    if went_back:  # the same command, started again by a scheduler: what was done since is kept
+        return newest()
+    return read_snapshot(asked)
 
 
-def _summary(outcome: _Outcome | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float) -> RunSummary:
+def _summary(run: Run | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float) -> RunSummary:
     return RunSummary(
         status=status,
-        steps=outcome.steps if outcome else 0,
+        steps=run.step if run else 0,
         seconds=seconds,
         run_dir=folder.path,
-        model=folder.model if folder.model.is_dir() else None,
-        pass_at_1_before=outcome.before if outcome else None,
-        pass_at_1_after=outcome.after if outcome else None,
+        model=model_of_step(folder, run.step) if run else None,
+        pass_at_1_before=_pass_at_1(run.first_evaluation) if run else None,
+        pass_at_1_after=_pass_at_1(run.last_evaluation) if run else None,
         mlflow=tracker.link,
         mlflow_dropped=tracker.mlflow_dropped,
     )
 
 
-def _report(tasks: TaskSet, progress: Progress) -> None:
-    report = tasks.report
-    progress.event(
-        f"{len(tasks.train)} training tasks, {len(tasks.held_out)} held out; "
-        f"{report.duplicates_removed} duplicates removed, {len(report.contaminated)} held-out tasks also in training"
-    )
-
-
-def _pass_at_1(evaluation: object) -> float | None:
-    from collections.abc import Mapping
-
-    return evaluation.get("eval/held_out/pass_at_1") if isinstance(evaluation, Mapping) else None
+def _pass_at_1(evaluation: Mapping[str, float] | None) -> float | None:
+    return evaluation.get("eval/held_out/pass_at_1") if evaluation else None
 
 
 def _log_to(folder: RunFolder) -> None:

@@ -209,6 +209,7 @@ def fake_run(
             budget=budget,
             released=released,
             make_actor=FakeBufferActor,
+            kill_actor=lambda actor: None,
         ),
         snapshot=checkpoints.newest(),
     )

@@ -20,6 +20,7 @@ from funicular.cluster.session import connect, disconnect
 from funicular.launch.build import build, demand
 from funicular.launch.ledger import Ledger, audit, read_events
 from funicular.launch.loop import train
+from funicular.launch.prepared import Prepared
 from funicular.launch.recipe import load_recipe
 from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder
@@ -73,17 +74,15 @@ async def live_run(folder: Path, *overrides: str) -> Run:
     config = loaded.config
     run_folder = RunFolder.create(folder / "run")
     session = connect(config.cluster, demand(config))
-    return await build(
-        config,
+    prepared = Prepared(
         folder=run_folder,
         recipe_folder=loaded.folder,
         tasks=load_tasks(config.data, config.reward.verifier, config.seed),
         model_folder=Path(config.model.path),
-        use_gpu=session.gpus > 0,
-        tracker=FakeTracker(),  # type: ignore[arg-type]
-        ledger=Ledger(run_folder.ledger),
         snapshot=None,
     )
+    tracker: Any = FakeTracker()
+    return await build(config, prepared, use_gpu=session.use_gpu, tracker=tracker, ledger=Ledger(run_folder.ledger))
 
 
 async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> None:

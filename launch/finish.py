@@ -1,0 +1,39 @@
+"""The end of a run: the last evaluation and the model, in an order in which a kill at any point loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from funicular.launch.evaluate import evaluate
+from funicular.launch.run import Run
+from funicular.launch.run_folder import RunFolder
+
+STEP_FILE = "funicular.json"
+
+
+async def finish(run: Run, folder: RunFolder) -> None:
+    """Save, evaluate, and write the model beside its final place before it is moved there."""
+    every = run.config.checkpoint.every
+    if not every or run.step % every:  # else the loop has just saved
+        await run.save()
+    every = run.config.evaluation.every
+    if run.last_evaluation is None or not every or run.step % every:
+        run.last_evaluation = await evaluate(run)
+    run.accounts.close("run_finished")
+    scratch = folder.path / "model.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    await run.learners.export(str(scratch))
+    (scratch / STEP_FILE).write_text(json.dumps({"step": run.step}) + "\n")
+    shutil.rmtree(folder.model, ignore_errors=True)
+    scratch.rename(folder.model)
+    run.accounts.ledger.append("finished", step=run.step, reason="max_steps")
+
+
+def model_of_step(folder: RunFolder, step: int) -> Path | None:
+    """The run's model if it is that of `step`; None if there is none, or an older one."""
+    mark = folder.model / STEP_FILE
+    if not mark.is_file() or json.loads(mark.read_text())["step"] != step:
+        return None
+    return folder.model

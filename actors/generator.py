@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from funicular.actors.completions import Completion, describe_group, pack_group
@@ -31,11 +32,8 @@ class _Group:
 
     failure: asyncio.Future[None]
     """Set to make the whole group fail."""
-    last_token: float = field(default_factory=time.monotonic)
     in_engine: int = 0
-
-    def touch(self) -> None:
-        self.last_token = time.monotonic()
+    """Members that have a place."""
 
     def fail(self, reason: str, detail: str) -> None:
         if not self.failure.done():
@@ -51,6 +49,7 @@ class Generator:
         chat_template: `auto`, `plain` or a Jinja file.
         seed: of sampling; give every generator its own.
         use_gpu: False runs vLLM's CPU backend.
+        clock: seconds, by which `generator.progress_deadline_s` is judged.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Generator:
         chat_template: str,
         seed: int,
         use_gpu: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._config = config
@@ -75,6 +75,8 @@ class Generator:
         self._places = asyncio.Semaphore(config.max_sequences)
         self._request_numbers = itertools.count()
         self._groups: set[_Group] = set()
+        self._clock = clock
+        self._last_token = clock()  # of any group; also the last moment at which none was due
         self._counts = {"groups": 0, "groups_failed": 0, "tokens": 0}
 
     async def start(self) -> dict[str, float]:
@@ -141,7 +143,10 @@ class Generator:
         return record, payload
 
     async def _generate(self, request: GenerationRequest) -> tuple[GenerationRecord, GroupPayload]:
-        prompt_ids = self._prompts.render(request.task)
+        try:
+            prompt_ids = self._prompts.render(request.task)
+        except ValueError as error:
+            raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
         if len(prompt_ids) > self._config.max_prompt_tokens:
             limit = self._config.max_prompt_tokens
             detail = f"{len(prompt_ids)} tokens, generator.max_prompt_tokens={limit}"
@@ -180,21 +185,29 @@ class Generator:
             await asyncio.gather(everyone, *members, return_exceptions=True)
 
     def _check_progress(self, group: _Group) -> None:
-        """Installs have a deadline of their own, and members that wait for a place are not hung."""
-        if self._installer.running or group.in_engine == 0:
-            group.touch()
-        elif time.monotonic() - group.last_token > self._config.progress_deadline_s:
-            detail = f"no token in {self._config.progress_deadline_s:.0f} s (generator.progress_deadline_s)"
+        """The engine's progress counts, not the group's: one that others keep queued or preempted is not hung.
+
+        Installs have a deadline of their own, and members that wait for a place are in no engine.
+        """
+        limit = self._config.progress_deadline_s
+        if self._installer.running:
+            self._last_token = self._clock()
+        elif group.in_engine and self._clock() - self._last_token > limit:
+            detail = f"{self._name}: the engine gave no token in {limit:.0f} s (generator.progress_deadline_s)"
             raise GroupFailed("no_progress", detail)
 
     async def _complete_one(self, prompt_ids: list[int], temperature: float, group: _Group) -> Completion:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         async with self._places:
+            if not any(other.in_engine for other in self._groups):
+                self._last_token = self._clock()  # the engine had nothing to do until now
             group.in_engine += 1
-            group.touch()
             try:
-                return await self._stream(prompt_ids, temperature, group)
+                return await self._stream(prompt_ids, temperature)
+            except VLLMClientError as error:
+                raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
             except EngineDeadError as error:
                 raise GroupFailed("engine_died", f"{self._name}: {error}") from error
             except EngineGenerateError as error:
@@ -202,7 +215,7 @@ class Generator:
             finally:
                 group.in_engine -= 1
 
-    async def _stream(self, prompt_ids: list[int], temperature: float, group: _Group) -> Completion:
+    async def _stream(self, prompt_ids: list[int], temperature: float) -> Completion:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -223,7 +236,7 @@ class Generator:
             if news.token_ids:
                 rows = zip(news.token_ids, news.logprobs, strict=True)
                 completion.logprobs.extend(row[token].logprob for token, row in rows)
-                group.touch()
+                self._last_token = self._clock()
             if news.finish_reason is None:
                 continue
             if news.finish_reason not in ("stop", "length"):

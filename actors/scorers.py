@@ -5,15 +5,16 @@ Scoring the same completions again is safe, unlike generating them again: it dra
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from funicular.actors.errors import GroupFailed
+from funicular.actors.errors import GroupFailed, RunStopped
 from funicular.actors.scorer import ErrorStreaks, ScoreReport
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
@@ -29,6 +30,8 @@ class _Member:
     name: str
     actor: Any
     in_flight: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A scorer serves one call at a time; held during it, so that the deadline counts no waiting."""
 
 
 class Scorers:
@@ -36,7 +39,9 @@ class Scorers:
 
     Args:
         make_actor: starts the Ray actor for a name.
-        deadline_s: seconds within which a scorer must answer for one group, all its time limits included.
+        deadline_s: seconds within which a scorer must answer for one group, all its time limits included;
+            waiting for groups before it does not count.
+        kill_actor: ends an actor at once.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class Scorers:
         deadline_s: float,
         streaks: ErrorStreaks,
         budget: RestartBudget,
+        kill_actor: Callable[[Any], None] = ray.kill,
     ) -> None:
         self._make_actor = make_actor
         self._deadline_s = deadline_s
         self._streaks = streaks
         self._budget = budget
+        self._kill_actor = kill_actor
         self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}")) for i in range(count)]
 
     async def score(self, task: Task, payload: Any) -> ScoreReport:
@@ -61,36 +68,58 @@ class Scorers:
             payload: ray.ObjectRef of its GroupPayload; fetched by the scorer, not by the caller.
 
         Raises:
-            GroupFailed: the payload is lost, or scorers died over it.
+            GroupFailed: the payload is lost (`payload_lost`), or scorers died over it or missed the deadline
+                (`scorer_died`), or raised (`scorer_failed`).
             RunStopped: a reward function raised in too many groups in a row.
+            RestartBudgetSpent: a scorer could not be replaced any more.
         """
-        for _ in range(TRIES):
+        failures: list[GroupFailed] = []
+        while len(failures) < TRIES:
             member = min(self._members, key=lambda m: m.in_flight)
             member.in_flight += 1
-            actor = member.actor
             try:
-                what = f"{member.name}: {task.task_id}"
-                report = await call(actor.score.remote(task, payload), deadline_s=self._deadline_s, what=what)
-            except (RayActorError, DeadlineExceeded) as error:
-                self._replace(member, actor, str(error).splitlines()[0])
-            except RayError as error:
-                raise GroupFailed("payload_lost", str(error).splitlines()[0]) from error
-            else:
-                self._streaks.observe(report.raised)
-                return report
+                async with member.turn:  # bounded: whoever holds it has the deadline
+                    answer = await self._ask(member, task, payload)
             finally:
                 member.in_flight -= 1
-        raise GroupFailed("scorer_died", f"{TRIES} times over task {task.task_id}")
+            if isinstance(answer, ScoreReport):
+                self._streaks.observe(answer.raised)
+                return answer
+            failures.append(answer)
+        raise failures[-1]
 
     async def stop(self) -> None:
         """Kill every actor."""
         for member in self._members:
-            ray.kill(member.actor)
+            self._kill_actor(member.actor)
 
-    def _replace(self, member: _Member, dead: Any, reason: str) -> None:
-        if member.actor is not dead:  # another of its groups has replaced it already
-            return
+    async def _ask(self, member: _Member, task: Task, payload: Any) -> ScoreReport | GroupFailed:
+        """A GroupFailed that is returned, not raised: the scorer was replaced, and another try may succeed."""
+        what = f"{member.name}: {task.task_id}"
+        try:
+            return await call(member.actor.score.remote(task, payload), deadline_s=self._deadline_s, what=what)
+        except (GroupFailed, RunStopped):
+            raise
+        except (RayActorError, DeadlineExceeded) as error:
+            failure = GroupFailed("scorer_died", f"{what}: {_first_line(error)}")
+        except Exception as error:  # whatever its process can do: not load again, not answer sensibly, ...
+            if isinstance(error, RayError) and not _raised_there(error):
+                raise GroupFailed("payload_lost", _first_line(error)) from error
+            failure = GroupFailed("scorer_failed", f"{what}: {type(error).__name__}: {_first_line(error)}")
+        self._replace(member, failure.detail)
+        return failure
+
+    def _replace(self, member: _Member, reason: str) -> None:
         log.warning("%s is replaced: %s", member.name, reason)
         self._budget.spend(member.name, reason)
-        ray.kill(dead)
+        self._kill_actor(member.actor)
         member.actor = self._make_actor(member.name)
+
+
+def _raised_there(error: RayError) -> bool:
+    """The method's own exception, which Ray could not hand on as itself: no Exception, or one that does not pickle."""
+    return isinstance(error, RayTaskError) or type(error) is RayError
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no message")

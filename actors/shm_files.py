@@ -1,11 +1,13 @@
 """Bucket files in /dev/shm, through which a generator hands weights to its engine's workers.
 
-Named after the process that wrote them, so that a successor can remove what a killed one left.
+Named after the process that wrote them, so that a successor can remove what a killed one left. The PID namespace
+stands in the name too: containers may share /dev/shm, and process ids of another one say nothing here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 SHM = Path("/dev/shm")
-_NAME = re.compile(r"funicular-(\d+)-\d+")
+_NAME = re.compile(r"funicular-(\d+)-(\d+)-\d+")
 _counter = itertools.count()
 
 
@@ -24,7 +26,7 @@ async def write_bucket(data: np.ndarray) -> Path:
     Raises:
         OSError: no room; the message says how much is needed.
     """
-    path = SHM / f"funicular-{os.getpid()}-{next(_counter)}"
+    path = SHM / f"funicular-{os.getpid()}-{_pid_namespace()}-{next(_counter)}"
     writing = asyncio.create_task(asyncio.to_thread(data.tofile, path))
     try:
         await asyncio.shield(writing)
@@ -39,11 +41,20 @@ async def write_bucket(data: np.ndarray) -> Path:
 
 
 def remove_leftovers() -> list[str]:
-    """Remove the files of processes that are gone; returns their names."""
+    """Remove the files of our processes that are gone; returns their names."""
     removed = []
+    namespace = _pid_namespace()
     for path in SHM.glob("funicular-*"):
         match = _NAME.fullmatch(path.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
+        if not match or match[2] != namespace or Path(f"/proc/{match[1]}").exists():
+            continue
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # a generator that starts too was faster
+            if path.lstat().st_uid == os.getuid():
+                path.unlink()
+                removed.append(path.name)
     return removed
+
+
+def _pid_namespace() -> str:
+    """Its inode: `pid:[4026531836]` gives 4026531836."""
+    return os.readlink("/proc/self/ns/pid").strip("pid:[]")

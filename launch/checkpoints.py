@@ -63,16 +63,20 @@ class Checkpoints:
         """
         final = self._folder / f"step_{step:06d}"
         scratch = self._folder / f"step_{step:06d}.tmp"
-        shutil.rmtree(scratch, ignore_errors=True)
+        for leftover in self._folder.glob("step_*.tmp"):  # of a crash
+            shutil.rmtree(leftover)
         (scratch / "learner").mkdir(parents=True)
         await save_learner(str(scratch / "learner"))
         state = {"step": step, "position": position.to_json(), "first_evaluation": first_evaluation}
         (scratch / "state.json").write_text(json.dumps(state, indent=1))
         await asyncio.to_thread(_write_manifest, scratch, step)
+        replaced = self._folder / f"step_{step:06d}.old.tmp"
         if final.exists():  # of an attempt that was rolled back
-            shutil.rmtree(final)
+            final.rename(replaced)
         scratch.rename(final)
         _sync_folder(self._folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
         for old in self._complete()[: -self._keep_last]:
             _delete(old)
         return final

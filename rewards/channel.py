@@ -7,6 +7,7 @@ JSON, so that nothing the child says is executed here.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
@@ -15,6 +16,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO
+
+log = logging.getLogger(__name__)
 
 HEADER = struct.Struct(">Q")
 MAX_REPLY_BYTES = 16 << 20
@@ -70,7 +73,7 @@ class Child:
         """Send one request and wait for its reply, at most `limit_s` seconds for both together.
 
         Raises:
-            ChildTimeoutError, ChildDiedError: the child is dead and reaped in both cases.
+            ChildTimeoutError, ChildDiedError: the child was killed in both cases.
         """
         try:
             return self._exchange(request, time.monotonic() + limit_s)
@@ -80,14 +83,17 @@ class Child:
         except (EOFError, BrokenPipeError, ValueError) as error:
             code = self._process.poll()
             self.kill()
-            how = f"exit code {self._process.returncode}" if code is None else f"exit code {code}"
+            how = f"exit code {self._process.returncode if code is None else code}"
             raise ChildDiedError(f"the reward process died ({how}) {error}".rstrip()) from None
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, then reap. Safe to call twice."""
+        """SIGKILL to the whole group, then reap. Safe to call twice. One that the kernel holds is left behind."""
         with contextlib.suppress(ProcessLookupError):  # the group is gone already
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(_REAP_DEADLINE_S)
+        try:
+            self._process.wait(_REAP_DEADLINE_S)
+        except subprocess.TimeoutExpired:  # in a system call; it ends with that, and Popen reaps it later
+            log.warning("reward process %d has not ended %.0f s after SIGKILL", self.pid, _REAP_DEADLINE_S)
         self._stdin.close()
         self._stdout.close()
 
@@ -117,7 +123,8 @@ class Child:
         """Take what is there; the whole reply once it is complete."""
         piece = os.read(self._stdout.fileno(), 1 << 20)
         if not piece:
-            self._process.wait(_REAP_DEADLINE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output and lives on: killed next
+                self._process.wait(_REAP_DEADLINE_S)
             raise EOFError
         received += piece
         if len(received) < HEADER.size:

@@ -101,11 +101,11 @@ class Scorers:
         except (GroupFailed, RunStopped):
             raise
         except (RayActorError, DeadlineExceeded) as error:
-            failure = GroupFailed("scorer_died", f"{what}: {_first_line(error)}")
+            failure = GroupFailed("scorer_died", f"{what}: {_line(error)}")
         except Exception as error:  # whatever its process can do: not load again, not answer sensibly, ...
             if isinstance(error, RayError) and not _raised_there(error):
-                raise GroupFailed("payload_lost", _first_line(error)) from error
-            failure = GroupFailed("scorer_failed", f"{what}: {type(error).__name__}: {_first_line(error)}")
+                raise GroupFailed("payload_lost", _line(error)) from error
+            failure = GroupFailed("scorer_failed", f"{what}: {type(error).__name__}: {_line(error)}")
         self._replace(member, failure.detail)
         return failure
 
@@ -121,5 +121,6 @@ def _raised_there(error: RayError) -> bool:
     return isinstance(error, RayTaskError) or type(error) is RayError
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no message")
+def _line(error: Exception) -> str:
+    lines = str(error).splitlines() or ["no message"]
+    return lines[-1 if isinstance(error, RayTaskError) else 0]  # a traceback says it at the end

@@ -37,7 +37,7 @@ class DataConfig:
     held_out_path: str | None = None
     """File or folder of held-out tasks; null: held_out_split, or a part of the training data."""
     held_out_split: str | None = None
-    """Split of a hub dataset that is held out."""
+    """Split of a hub dataset or folder that is held out. A file has no splits: a part of it is held out instead."""
     held_out_fraction: float = 0.05
     """Part of the data that is held out, chosen by a hash of task_id, when no path or split is given."""
     prompt_column: str = "prompt"

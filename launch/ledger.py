@@ -151,7 +151,8 @@ def audit(path: Path) -> Audit:
     if set(trained.values()) != set(range(1, max(trained.values(), default=0) + 1)):
         problems.append(f"the trained steps have a gap: {sorted(set(trained.values()))}")
     steps: dict[int, list[str]] = {}
-    for group, step in sorted(trained.items(), key=lambda item: issued[item[0]]["slot"]):
+    known = (item for item in trained.items() if item[0] in issued)
+    for group, step in sorted(known, key=lambda item: issued[item[0]]["slot"]):
         steps.setdefault(step, []).append(issued[group]["task"])
     still_open = [group for group in issued if group not in trained and group not in dropped]
     return Audit(trained=trained, trained_tasks=steps, dropped=dropped, open=still_open, problems=problems)

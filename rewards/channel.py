@@ -57,7 +57,8 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """It runs, and was not killed: one that the kernel holds answers nobody."""
+        return not self._stdin.closed and self._process.poll() is None
 
     @property
     def _stdin(self) -> IO[bytes]:

@@ -65,7 +65,10 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
     try:
         snapshot = _snapshot(config, folder)
         if snapshot and snapshot.step >= config.max_steps and model_of_step(folder, snapshot.step):
-            print(f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}")
+            print(
+                f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}. "
+                "To train again give another name=..., to go on a higher max_steps=..."
+            )
             return FINISHED
         prepared = _prepare(folder, loaded, snapshot, progress)
     except ValueError as error:  # how every part refuses what a user gave

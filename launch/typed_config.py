@@ -95,7 +95,7 @@ class TypedConfig:
 
     def _fits(self, key: Key, value: Any) -> bool:
         """Sets the key if the value has its type."""
-        if key.base is bool and not isinstance(value, bool):  # OmegaConf would take 7 for true
+        if key.base is bool and value is not None and not isinstance(value, bool):  # OmegaConf would take 7 for true
             return False
         if key.base is int and isinstance(value, float) and value.is_integer():
             value = int(value)

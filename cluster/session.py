@@ -63,7 +63,13 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
             runtime_env=environment,
         )
     else:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
+        except ConnectionError as error:
+            raise ValueError(
+                f"cluster.address={config.address}: no Ray cluster answers at {address}; start one there (ray start "
+                "--head), correct the address, or set cluster.address=local"
+            ) from error
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     use_gpu = not cpu_only and (gpus > 0 or config.use_gpu is True)

@@ -121,14 +121,19 @@ class Accounts:
         open_groups |= self._again
         return Position(released=released, drawn=self._tasks.position, open=open_groups)
 
-    def go_back(self, position: Position, step: int, checkpoint: str | None) -> None:
-        """Return to a snapshot: what came after it is void, and what was open then will be issued again."""
+    def refuse_other_data(self, position: Position) -> None:
+        """Raise RunStopped if open groups of a snapshot are of tasks that are not in the training data."""
         if missing := sorted({task_id for task_id, _ in position.open.values()} - self._by_id.keys()):
             raise RunStopped(
                 f"the checkpoint has open groups of tasks that are not in the training data: {', '.join(missing)}; "
                 "resume with the `data` and `seed` that the run began with"
             )
-        self.ledger.append("rolled_back", to_step=step, checkpoint=checkpoint, open=list(position.open))
+
+    def go_back(self, position: Position, step: int, checkpoint: str | None, *, asked_for: bool) -> None:
+        """Return to a snapshot: what came after it is void, and what was open then will be issued again."""
+        self.ledger.append(
+            "rolled_back", to_step=step, checkpoint=checkpoint, asked_for=asked_for, open=list(position.open)
+        )
         self._open.clear()
         self._again = dict(position.open)
         self._tasks.position = position.drawn

@@ -35,6 +35,8 @@ class Snapshot:
     position: Position
     first_evaluation: Mapping[str, float] | None
     """Metrics of the evaluation before training, if there was one."""
+    asked_for: bool = False
+    """True: `resume` names it; False: it was the newest."""
 
     @property
     def learner(self) -> str:
@@ -83,7 +85,7 @@ class Checkpoints:
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints of later steps: the history that they continue is void."""
-        for path in self._complete():
+        for path in reversed(self._complete()):  # newest first: a kill in between leaves no void one to continue
             if _step_of(path) > step:
                 _delete(path)
 

@@ -50,8 +50,9 @@ def _run(config: Config) -> Iterator[Problem]:
         yield problem_at(config, "name", expected, "", "run_dir")
     if config.run_dir is not None and (not config.run_dir or Path(config.run_dir).is_file()):
         yield problem_at(config, "run_dir", "expected a folder, new or of an earlier run")
-    if config.resume not in ("auto", "never") and not Path(config.resume).is_dir():
-        expected = f"expected auto, never, or a checkpoint's folder; no such folder, seen from {Path.cwd()}"
+    # Whether the folder is there is asked later: a PATH that was gone back to may have been deleted since.
+    if config.resume not in ("auto", "never") and not Path(config.resume).name.startswith("step_"):
+        expected = "expected auto, never, or a checkpoint's folder such as runs/NAME/checkpoints/step_000010"
         yield problem_at(config, "resume", expected, did_you_mean(config.resume, ["auto", "never"]))
     address = config.cluster.address
     if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s:/]+:\d+", address):

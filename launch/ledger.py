@@ -10,7 +10,7 @@
     trained      {step, version, groups}       they made the optimizer steps of this step; version is what comes of it
     publishing   {version, step}               initial or restored weights are about to be published
     published    {version, step}               committed by at least one generator
-    rolled_back  {to_step, checkpoint, open}   everything after the snapshot is void; these slots are issued again
+    rolled_back  {to_step, checkpoint, asked_for, open}  all after the snapshot is void; these slots are issued again
     finished     {step, reason}
 
 A group's fate is the last of trained or dropped that a later rolled_back did not void.

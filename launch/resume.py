@@ -29,8 +29,10 @@ async def begin_attempt(run: Run) -> None:
     run.step = snapshot.step if snapshot else 0
     position = snapshot.position if snapshot else INITIAL
     if has_history or snapshot:
-        run.accounts.go_back(position, run.step, snapshot.path.name if snapshot else None)
-        run.checkpoints.forget_after(run.step)
+        run.accounts.refuse_other_data(position)
+        run.checkpoints.forget_after(run.step)  # before the ledger says so: else a kill leaves void checkpoints
+        name = snapshot.path.name if snapshot else None
+        run.accounts.go_back(position, run.step, name, asked_for=bool(snapshot and snapshot.asked_for))
         run.tracker.begin_attempt(attempt, run.step)
     run.new_buffer(position.released)
     version = ledger.take_version()

@@ -106,7 +106,7 @@ def _user_function(name: str, options: Mapping[str, Any], folder: Path) -> Itera
         yield Problem(key=key, expected=expected, nearest=did_you_mean(file.name, there))
         return
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except (SyntaxError, UnicodeDecodeError) as error:
         yield Problem(key=key, expected=f"{file} is not valid Python: {error}")
         return

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from funicular.actors.errors import LearnerLost, RunStopped
@@ -166,19 +167,19 @@ def _snapshot(config: Config, folder: RunFolder) -> Snapshot | None:
                 "delete that folder, or continue the run with resume=auto"
             )
         return None
-    asked = Path(config.resume).absolute()
-    if asked.parent != folder.checkpoints:
+    asked = Path(config.resume).resolve()
+    if asked.parent != folder.checkpoints.resolve():
         raise ValueError(
             f"resume={config.resume}: not in {folder.checkpoints}; a run continues its own checkpoints. To train on "
             "from another run's result, give that run's model folder as model.path"
         )
     went_back = any(
-        event["event"] == "rolled_back" and event["checkpoint"] == asked.name
+        event["event"] == "rolled_back" and event["asked_for"] and event["checkpoint"] == asked.name
         for event in (read_events(folder.ledger) if folder.ledger.exists() else ())
     )
     if went_back:  # the same command, started again by a scheduler: what was done since is kept
         return newest()
-    return read_snapshot(asked)
+    return replace(read_snapshot(asked), asked_for=True)
 
 
 def _summary(run: Run | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float) -> RunSummary:

@@ -93,3 +93,12 @@ async def test_the_model_counts_only_when_it_is_whole_and_of_the_last_step(tmp_p
     assert model_of_step(folder, 4) == folder.model
     assert model_of_step(folder, 8) is None
     assert audit(tmp_path / "ledger.jsonl").open == []
+
+
+async def test_an_earlier_return_that_nobody_asked_for_does_not_count_as_one(tmp_path: Path) -> None:
+    await train(fake_run(tmp_path, max_steps=4, checkpoint_every=2))
+    await train(fake_run(tmp_path, max_steps=8, checkpoint_every=4))  # by itself, from step 4
+    asked = Config(resume=str(tmp_path / "checkpoints" / "step_000004"))
+    snapshot = _snapshot(asked, RunFolder.create(tmp_path))
+    assert snapshot is not None
+    assert snapshot.step == 4

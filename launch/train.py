@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from funicular.actors.errors import LearnerLost, RunStopped
 from funicular.cluster.calls import DeadlineExceeded
@@ -80,18 +81,18 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
     tracker = open_tracker(folder, config.tracking, progress, run_name=config.name, attempt=ledger.attempt + 1)
     progress.event(f"run folder {folder.path}")
     run: list[Run] = []  # filled when the parts are started: the summary of a failed run says how far it came
-    status, code = "failed", FAILED
+    status: Literal["finished", "failed", "killed"] = "failed"
     try:
         finished = asyncio.run(_run(config, prepared, tracker, progress, ledger, run))
-        status, code = ("finished", FINISHED) if finished else ("killed", STOPPED)
+        status = "finished" if finished else "killed"
     except STOPS as error:
         log.error("the run stopped", exc_info=True)
         progress.error(f"the run stopped: {error}")
     finally:
-        tracker.finish(status)  # type: ignore[arg-type]
+        tracker.finish(status)
         ledger.close()
         progress.summary(_summary(run[0] if run else None, status, folder, tracker, time.monotonic() - began))
-    return code
+    return {"finished": FINISHED, "killed": STOPPED, "failed": FAILED}[status]
 
 
 def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None, progress: Progress) -> Prepared:

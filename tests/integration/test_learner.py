@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 import xxhash
 
@@ -30,20 +28,6 @@ pytestmark = pytest.mark.integration
 LIMIT = 16
 SGD = LearnerConfig(optimizer="sgd", learning_rate=1.0, max_grad_norm=0.0, cpu_threads=1)
 ADAMW = LearnerConfig(learning_rate=1e-2, warmup_steps=3, cpu_threads=1)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    root = str(Path(__file__).parents[2])
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=8,
-        object_store_memory=200 << 20,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

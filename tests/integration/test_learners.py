@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,6 @@ from tests.tiny import make_tiny_model
 pytestmark = pytest.mark.integration
 
 LENGTHS = [4, 7, 2, 9]
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    root = str(Path(__file__).parents[2])
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=8,
-        object_store_memory=200 << 20,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-    )
-    yield
-    ray.shutdown()
 
 
 @ray.remote

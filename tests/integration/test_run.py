@@ -51,7 +51,7 @@ def test_two_tp2_generators_and_two_zero3_lora_ranks_at_staleness_0_and_2(tmp_pa
 
 def test_a_run_killed_at_a_random_moment_resumes_and_accounts_for_every_group(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    overrides = ["run_dir=run", "max_steps=8", "max_staleness=1", "evaluation.tasks=0", "checkpoint.every=3"]
+    overrides = ["run_dir=run", "max_steps=12", "max_staleness=1", "evaluation.tasks=0", "checkpoint.every=3"]
     ledger = tmp_path / "run" / "ledger.jsonl"
 
     # SIGTERM: the step under way is finished and saved, the exit status says that the run is not done.
@@ -74,7 +74,7 @@ def test_a_run_killed_at_a_random_moment_resumes_and_accounts_for_every_group(tm
     account = audit(ledger)
     assert account.problems == []
     assert account.open == []
-    assert sorted(account.trained_tasks) == list(range(1, 9))
+    assert sorted(account.trained_tasks) == list(range(1, 13))
     versions = [event["version"] for event in read_events(ledger) if event["event"] == "published"]
     assert versions == sorted(set(versions))
 

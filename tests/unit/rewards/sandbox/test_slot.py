@@ -1,0 +1,320 @@
+"""Slots: what a job gets, what it can use up, and that nothing of it is left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from funicular.rewards.sandbox.slot.wire import Job, JobKind
+from funicular.rewards.sandbox.slot_process import SlotFailed, SlotLost, SlotProcess, SlotRole
+from funicular.rewards.sandbox.types import Level, Outcome
+from tests.slots import LEVELS, QUICK, below, run, skip_unless_possible, slot_of
+
+_DEADLINE_S = 10.0
+_RECURSION = "import sys\nsys.setrecursionlimit(10**6)\n{}\ndef f(n): return n and f(n - 1) + 1\nprint(f(50000))"
+
+ENDS = {
+    "ok": ("print(1)", Outcome.OK),
+    "exit status": ("raise SystemExit(3)", Outcome.RUNTIME_ERROR),
+    "exception": ("1 / 0", Outcome.RUNTIME_ERROR),
+    "processor time": ("while True: pass", Outcome.CPU),
+    "processor time, ignoring the signal": (
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
+        Outcome.CPU,
+    ),
+    "memory": ("x = bytearray(1 << 30)", Outcome.MEMORY),
+    "memory, bit by bit": ("x = []\nwhile True: x.append(bytearray(1 << 20))", Outcome.MEMORY),
+    "memory, forgiven": ("try: bytearray(1 << 30)\nexcept MemoryError: print(1)", Outcome.OK),
+    "output": ("while True: print('x' * 1000)", Outcome.OUTPUT),
+    "output at once": ("import os\nos.write(1, b'x' * 200000)", Outcome.OUTPUT),
+    "errors without end, then success": ("import os\nfor _ in range(200): os.write(2, b'x' * 1000)", Outcome.OK),
+    "a large file": ("open('f', 'wb').write(bytes(1 << 24))", Outcome.OUTPUT),
+    "own signal": ("import os\nos.kill(os.getpid(), 15)", Outcome.SIGNAL),
+    "abort": ("import os\nos.abort()", Outcome.SIGNAL),
+    "killed by itself": ("import os\nos.kill(os.getpid(), 9)", Outcome.SIGNAL),
+    "segmentation fault": ("import ctypes\nctypes.string_at(0)", Outcome.SIGNAL),
+    "denied calls, then failure": ("import socket\nsocket.socket()", Outcome.FORBIDDEN),
+    "denied calls, then success": ("import os\ntry: os.fork()\nexcept OSError: print(1)", Outcome.OK),
+    "deep recursion": (_RECURSION.format(""), Outcome.OK),
+    "deep recursion through C": (_RECURSION.format("import functools\n@functools.cache"), Outcome.OK),
+    "a limit lowered": ("import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))", Outcome.OK),
+    "a limit raised": ("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (99, 99))", Outcome.RUNTIME_ERROR),
+}
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def slot(request: pytest.FixtureRequest) -> Iterator[SlotProcess]:
+    """One slot for judged Python; the tests of this module share it, as submissions do."""
+    yield from slot_of(SlotRole.CANDIDATE, request.param)
+
+
+def test_a_program_reads_its_input_and_prints(slot: SlotProcess) -> None:
+    report = run(slot, "print(sum(map(int, input().split())))", "1 2 3\n")
+
+    assert (report.outcome, report.exit_code, report.stdout) == (Outcome.OK, 0, b"6\n")
+    assert 0 < report.cpu_s < 1
+    assert report.peak_rss_mib > 1
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_end_has_its_outcome(slot: SlotProcess, name: str) -> None:
+    source, outcome = ENDS[name]
+
+    report = run(slot, source, limits=replace(QUICK, cpu_s=0.3))
+
+    assert report.outcome is outcome, report
+
+
+def test_a_sleeper_is_ended_by_wall_time(slot: SlotProcess) -> None:
+    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(60)"
+
+    assert run(slot, source, limits=replace(QUICK, cpu_s=0.01)).outcome is Outcome.WALL
+
+
+def test_output_beyond_the_limit_is_cut(slot: SlotProcess) -> None:
+    report = run(slot, "import os, sys\nsys.stderr.write('e' * 100000)\nsys.stderr.flush()\nprint('o' * 100000)")
+
+    assert (len(report.stdout), len(report.stderr)) == (64 << 10, 64 << 10)
+
+
+def test_denied_calls_are_counted_by_name(slot: SlotProcess) -> None:
+    source = """
+import os, socket
+for attempt in (socket.socket, socket.socket, os.fork, lambda: os.execv("/usr/bin/true", ["true"])):
+    try: attempt()
+    except OSError: pass
+"""
+    report = run(slot, source)
+
+    assert report.outcome is Outcome.OK
+    assert dict(report.denied) == {"socket": 2, "clone": 1, "execve": 1}
+
+
+def test_too_many_denied_calls_end_the_job(slot: SlotProcess) -> None:
+    report = run(slot, "import socket\nwhile True:\n  try: socket.socket()\n  except OSError: pass")
+
+    assert report.outcome is Outcome.FORBIDDEN
+    assert report.denied["socket"] == 1001
+
+
+def test_threads_up_to_the_limit_work_and_no_more(slot: SlotProcess) -> None:
+    source = """
+import threading, time
+threading.stack_size(1 << 16)
+for _ in range(COUNT): threading.Thread(target=time.sleep, args=(0.5,)).start()
+print(threading.active_count())
+"""
+    limits = replace(QUICK, processes=10)
+
+    assert run(slot, source.replace("COUNT", "9"), limits=limits).stdout == b"10\n"
+    assert run(slot, source.replace("COUNT", "60"), limits=limits).outcome in (Outcome.RUNTIME_ERROR, Outcome.FORBIDDEN)
+
+
+def test_many_small_files_fill_the_disk_not_the_node(slot: SlotProcess) -> None:
+    source = "import itertools\nfor i in itertools.count(): open(f'{i}', 'wb').write(bytes(1 << 20))"
+
+    assert run(slot, source, limits=replace(QUICK, cpu_s=5.0)).outcome is Outcome.OUTPUT
+
+
+def test_nothing_of_a_job_is_left_on_disk(slot: SlotProcess) -> None:
+    leave = """
+import os
+os.umask(0o777)
+open("file", "w"); os.mkdir("closed"); os.symlink("/", "link")
+os.umask(0)
+for _ in range(300): os.mkdir("deep"); os.chdir("deep")
+open("file", "w")
+"""
+    assert run(slot, leave).outcome is Outcome.OK
+
+    assert run(slot, "import os\nprint(os.listdir('.'))").stdout == b"[]\n"
+
+
+def test_nothing_of_a_job_is_left_in_memory(slot: SlotProcess) -> None:
+    secret = "FIND" + "-ME"
+    for length in (1, 100, 10000):
+        run(slot, f"#{secret}\nimport sys\nx = input()\nprint(x)\nprint(x, file=sys.stderr)", secret * length)
+    search = """
+import ctypes, gc, os
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_void_p
+reading, writing = os.pipe()
+def readable(page):  # write() says EFAULT where a read would crash
+    return libc.write(writing, ctypes.c_void_p(page), ctypes.c_size_t(1)) == 1 and os.read(reading, 1)
+gc.unfreeze()
+arenas = sorted({id(thing) & ~0xFFFFF for thing in gc.get_objects()})
+def pages():
+    for arena in arenas:
+        yield from range(arena, arena + (1 << 20), 4096)
+    page = (libc.sbrk(0) - 1) & ~4095
+    while readable(page):
+        yield page
+        page -= 4096
+needle = b"EM-DNIF"[::-1]
+itself = id(needle)
+searched = hits = 0
+for page in pages():
+    if readable(page):
+        searched += 1
+        content = ctypes.string_at(page, 4096)
+        at = content.find(needle)
+        while at >= 0:
+            hits += not itself <= page + at < itself + 64
+            at = content.find(needle, at + 1)
+        del content
+print(searched > 1000, hits)
+"""
+    report = run(slot, search, limits=replace(QUICK, cpu_s=10.0))
+
+    assert report.stdout == b"True 0\n", report
+
+
+def test_jobs_of_all_slots_order_sets_alike(slot: SlotProcess) -> None:
+    source = "print({'a', 'b', 'c', 'd'}, hash('text'))"
+    other = SlotProcess(role=SlotRole.CANDIDATE, level=slot.level, name="other", slot_number=1)
+    try:
+        assert run(slot, source).stdout == run(other, source).stdout
+    finally:
+        other.kill()
+
+
+def test_a_call_channel_reaches_the_job_and_only_it(slot: SlotProcess) -> None:
+    ours, theirs = socket.socketpair()
+    reports = []
+    job = Job(kind=JobKind.SERVE, source=b"def double(x): return 2 * x", limits=QUICK)
+    judge = threading.Thread(target=lambda: reports.append(slot.run(job, calls=theirs)))
+    judge.start()
+    with ours, ours.makefile("rwb") as channel:
+        assert "double" in json.loads(channel.readline())["ready"]["functions"]
+    judge.join(_DEADLINE_S)
+
+    assert reports[0].outcome is Outcome.OK
+    assert theirs.fileno() == -1
+    assert run(slot, "import os\nos.fstat(4)").outcome is Outcome.RUNTIME_ERROR
+
+
+def test_a_tester_returns_its_verdict(slot: SlotProcess) -> None:
+    tester = SlotProcess(role=SlotRole.TESTER, level=slot.level, name="tester", slot_number=2)
+    ours, theirs = socket.socketpair()
+    serve = Job(kind=JobKind.SERVE, source=b"def double(x): return 2 * x", limits=QUICK)
+    options = {"style": "asserts", "statements": ["assert double(2) == 4", "assert double(3) == 7"]}
+    candidate = threading.Thread(target=slot.run, args=(serve,), kwargs={"calls": theirs})
+    candidate.start()
+    try:
+        report = tester.run(Job(kind=JobKind.TESTER, source=b"", limits=QUICK, options=options), calls=ours)
+    finally:
+        tester.kill()
+        candidate.join(_DEADLINE_S)
+
+    verdict = json.loads(report.result)
+    assert (verdict["collected"], verdict["run"], verdict["failed"]) == (2, 2, 1)
+
+
+@pytest.fixture(params=LEVELS)
+def doomed(request: pytest.FixtureRequest) -> Iterator[SlotProcess]:
+    """A slot of its own, for tests that end it."""
+    yield from slot_of(SlotRole.CANDIDATE, request.param, number=3)
+
+
+def test_a_slot_that_dies_in_a_job_is_lost(doomed: SlotProcess) -> None:
+    killer = threading.Timer(0.3, os.kill, (doomed.pid, signal.SIGKILL))
+    killer.start()
+
+    with pytest.raises(SlotLost, match="test-candidate"):
+        run(doomed, "import time\ntime.sleep(60)")
+    killer.join()
+
+
+def test_killing_a_stuck_slot_leaves_no_process(doomed: SlotProcess) -> None:
+    lost: list[SlotLost] = []
+
+    def sleep() -> None:
+        try:
+            run(doomed, "import time\ntime.sleep(60)", limits=replace(QUICK, cpu_s=30.0))
+        except SlotLost as error:
+            lost.append(error)
+
+    job = threading.Thread(target=sleep)
+    job.start()
+    inside = _eventually(lambda: below(doomed.pid), at_least=2 if doomed.level is Level.L3 else 1)
+    for pid in (doomed.pid, *inside):
+        os.kill(pid, signal.SIGSTOP)
+
+    doomed.kill()
+    job.join(_DEADLINE_S)
+
+    assert lost
+    _all_gone({doomed.pid, *inside})
+
+
+def test_a_slot_dies_with_its_owner() -> None:
+    skip_unless_possible(Level.L1)
+    source = """
+import time
+from funicular.rewards.sandbox.slot_process import SlotProcess, SlotRole
+from funicular.rewards.sandbox.types import Level
+slot = SlotProcess(role=SlotRole.CANDIDATE, level=Level.L1, name="orphan", preload=())
+print(slot.pid, flush=True)
+time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait(_DEADLINE_S)
+
+    _all_gone({pid})
+
+
+def test_the_folder_of_an_l1_slot_goes_with_it_however_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_unless_possible(Level.L1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    slot = SlotProcess(role=SlotRole.CANDIDATE, level=Level.L1, name="folder", preload=())
+    assert os.listdir(tmp_path)
+    deep = "import os\nfor _ in range(20000): os.mkdir('d'); os.chdir('d')"
+
+    assert run(slot, deep, limits=replace(QUICK, cpu_s=20.0)).outcome is Outcome.OUTPUT
+    assert run(slot, "import os\nprint(os.listdir('.'))").stdout == b"[]\n"
+    slot.kill()
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_native_slots_need_l3() -> None:
+    with pytest.raises(SlotFailed, match="L3"):
+        SlotProcess(role=SlotRole.NATIVE, level=Level.L1, name="native")
+
+
+def test_an_interpreter_that_is_not_there_is_named() -> None:
+    with pytest.raises(SlotFailed, match="/nowhere/python"):
+        SlotProcess(role=SlotRole.CANDIDATE, level=Level.L1, name="none", python="/nowhere/python")
+
+
+def test_a_module_that_cannot_be_preloaded_is_named() -> None:
+    skip_unless_possible(Level.L1)
+    with pytest.raises(SlotFailed, match="no_such_module"):
+        SlotProcess(role=SlotRole.CANDIDATE, level=Level.L1, name="none", preload=["no_such_module"])
+
+
+def _eventually(look: Callable[[], set[int]], at_least: int) -> set[int]:
+    deadline = time.monotonic() + _DEADLINE_S
+    while len(found := look()) < at_least:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
+def _all_gone(pids: set[int]) -> None:
+    deadline = time.monotonic() + _DEADLINE_S
+    while alive := {pid for pid in pids if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < deadline, f"{alive} live on"
+        time.sleep(0.02)

@@ -193,6 +193,7 @@ PEER_NAMES = {
     "reward_fn": "reward.functions",
     "reward_weights": "reward.functions",
     "custom_reward_function": "reward.functions",
+    "reward_kwargs": "reward.options",
     "rm_type": "reward.verifier",
     "num_workers": "reward.scorers",
     # evaluation, checkpoints, tracking, cluster

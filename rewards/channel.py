@@ -17,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from funicular.rewards import processes
+
 log = logging.getLogger(__name__)
 
 HEADER = struct.Struct(">Q")
@@ -33,7 +35,7 @@ class ChildTimeoutError(RuntimeError):
 
 
 class Child:
-    """One process, its own session, so that whatever it starts is killed with it.
+    """One process, in a session of its own. Whatever it starts is killed with it.
 
     Start it from a thread that lives as long as it should: the kernel's parent-death signal, which the child
     asks for, fires when that thread ends.
@@ -88,9 +90,11 @@ class Child:
             raise ChildDiedError(f"the reward process died ({how}) {error}".rstrip()) from None
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, then reap. Safe to call twice. One that the kernel holds is left behind."""
+        """SIGKILL to it and all that it started, then reap. Safe to call twice. What the kernel holds is left."""
+        below = processes.descendants(self.pid) if self._process.poll() is None else []
         with contextlib.suppress(ProcessLookupError):  # the group is gone already
             os.killpg(self._process.pid, signal.SIGKILL)
+        processes.kill(below)
         try:
             self._process.wait(_REAP_DEADLINE_S)
         except subprocess.TimeoutExpired:  # in a system call; it ends with that, and Popen reaps it later

@@ -1,61 +1,112 @@
-"""The process that runs verifiers and reward functions: `python -m funicular.rewards.child PARENT_PID`.
+"""The process that runs verifiers and reward functions: `python -m funicular.rewards.child PARENT_PID offline|network`.
 
-Its code is trusted to be honest, not to terminate. It loads the functions once, then answers one call at a
-time until its input ends; whoever started it kills it when a call takes too long.
+Their code is trusted to be honest, not to terminate. This process loads and warms it once, then forks for each
+call (`funicular.rewards.forks`), until its input ends. For a user's file that means:
+
+- What a function leaves in globals is gone after the call; what the file does when it is imported is there in every
+  call: load models and tables there. Processes that it starts there live on; those that a call starts are killed.
+- A thread that it starts when it is imported does not run in calls. OpenMP, BLAS and MKL get one thread unless the
+  environment says otherwise: their pools do not survive a fork.
+- `random` is seeded anew in each call; numpy's global generator begins in the same state every time.
+- `offline`: from before the first import on there is no network, only Unix sockets. Functions that reward.network
+  names, and llm_judge, run in another such process, started with `network`.
+- An exception in the list that a function returns voids that one completion; None means "does not apply".
 """
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import importlib.util
 import json
 import math
 import os
 import pickle
-import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
+from funicular.rewards import functions as library
 from funicular.rewards import verifiers
 from funicular.rewards.channel import HEADER
-from funicular.rewards.functions import FUNCTIONS, RewardFunction, arguments_for, check_options
+from funicular.rewards.config_checks import option_mistakes
+from funicular.rewards.forks import Send, become_subreaper, die_with, run_forked
 from funicular.rewards.messages import shaped
+from funicular.rewards.network import HINT, deny_network, was_denied
+from funicular.rewards.processes import descendants
 from funicular.rewards.types import Task
+from funicular.rewards.verification import Verifier
 
-_PR_SET_PDEATHSIG = 1
+OFFLINE, NETWORK = "offline", "network"
 _MAX_ERROR_CHARACTERS = 2000
 
-Reply = dict[str, Any]
+Answer = dict[str, Any]
 
 
 class Evaluator:
     """The loaded functions, and what can be asked of them. Plain; tested without a process."""
 
     def __init__(self) -> None:
-        self._functions: dict[str, RewardFunction] = {}
+        self._verifier_options: dict[str, Any] = {}
+        self._functions: dict[str, library.RewardFunction] = {}
         self._options: dict[str, dict[str, Any]] = {}
 
-    def load(self, verifier: str, files: dict[str, str], names: list[str], options: dict[str, Any]) -> Reply:
-        """Import everything that calls will need. `files`: the file of each user function, by name."""
-        verifiers.prepare(verifier)
-        for name in names:
-            function = FUNCTIONS[name] if name not in files else _from_file(name, Path(files[name]))
-            check_options(name, function, options.get(name, {}))
-            self._functions[name] = function
-        self._options = options
-        return {"loaded": True}
+    def load(
+        self,
+        *,
+        verifier: str | None,
+        verifier_options: dict[str, Any],
+        functions: dict[str, str],
+        files: dict[str, str],
+        options: dict[str, dict[str, Any]],
+    ) -> None:
+        """Import everything that calls will need.
 
-    def verify(self, task: Task, texts: list[str]) -> Reply:
-        """(n) verifications of the texts."""
-        found = [verifiers.VERIFIERS[task.verifier](task, text) for text in texts]
-        return {"values": [{"correct": v.correct, "details": dict(v.details)} for v in found]}
+        Args:
+            functions: the function's name, by its name in reward.functions.
+            files: the file of each user function, by the function's name.
+
+        Raises:
+            Anything that a user's file raises; ValueError for options that a function does not take.
+        """
+        if verifier is not None:
+            verifiers.prepare(verifier)
+        self._verifier_options, self._options = verifier_options, options
+        modules: dict[str, ModuleType] = {}
+        for label, name in functions.items():
+            if name in files:
+                file = files[name]
+                modules[file] = modules.get(file) or _import(Path(file))
+                function = _attribute_of(modules[file], name)
+            else:
+                library.prepare(name)
+                function = library.FUNCTIONS[name]
+            built_in = name not in files
+            unknown = option_mistakes(f"reward.options.{label}", function, options.get(label, {}), built_in=built_in)
+            for mistake in unknown:
+                raise ValueError(str(mistake))
+            self._functions[label] = function
+
+    def verify(self, task: Task, texts: list[str]) -> Iterator[Answer]:
+        """(n) what the verifier says of each text: `value`, or what it `raised`."""
+        verifier = verifiers.VERIFIERS[task.verifier]
+        for text in texts:
+            yield _answer(partial(_verified, verifier, task, text, self._verifier_options))
 
     def reward(
-        self, name: str, task: Task, texts: list[str], completion_ids: list[list[int]], correct: list[bool]
-    ) -> Reply:
-        """(n) numbers, or None where the function does not apply."""
+        self,
+        name: str,
+        task: Task,
+        texts: list[str],
+        completion_ids: list[list[int]],
+        correct: list[bool],
+        details: list[dict[str, str]],
+    ) -> Iterator[Answer]:
+        """One answer: `value`, (n) numbers, None where the function does not apply and {"unscored": why} where
+        it put an exception; or what it `raised`."""
         prompts, completions = shaped(task, texts)
         count = len(texts)
         available = {key: [value] * count for key, value in task.columns.items()}
@@ -64,33 +115,57 @@ class Evaluator:
             "completions": completions,
             "completion_ids": completion_ids,
             "correct": correct,
+            "details": details,
             "answer": [task.answer] * count,
             "task_id": [task.task_id] * count,
             **self._options.get(name, {}),
         }
         function = self._functions[name]
-        return {"values": _numbers(name, function(**arguments_for(function, available)), count)}
+        yield _answer(lambda: _numbers(name, function(**library.arguments_for(function, available)), count))
 
 
 def main() -> None:
-    _die_with(int(sys.argv[1]))
+    parent, access = int(sys.argv[1]), sys.argv[2]
+    die_with(parent)
+    become_subreaper()
+    if access == OFFLINE:
+        deny_network()
     requests, replies = _private_channels()
     evaluator = Evaluator()
-    while header := requests.read(HEADER.size):
-        operation, arguments = pickle.loads(requests.read(HEADER.unpack(header)[0]))
-        try:
-            reply = getattr(evaluator, operation)(**arguments)
-        except BaseException as error:  # sys.exit() in a reward function must not look like a crash
-            reply = {"raised": _describe(error)}
-        message = json.dumps(reply).encode()
-        replies.write(HEADER.pack(len(message)) + message)
-        replies.flush()
+    _reply(replies, _answer(lambda: evaluator.load(**_request(requests))))
+    gc.collect()
+    gc.freeze()  # or the first collection in a fork would copy every page that it marks
+    started_by_files = descendants(os.getpid())
+    while (request := _request(requests)) is not None:
+        operation, arguments, limits = request
+        report = run_forked(
+            _work(getattr(evaluator, operation), arguments),
+            limits,
+            private=(requests.fileno(), replies.fileno()),
+            spared=started_by_files,
+        )
+        answers = [json.loads(frame) for frame in report.frames]
+        _reply(replies, {"answers": answers, "ending": report.ending, "message": report.message})
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call above
-        os._exit(1)
+def _work(operation: Callable[..., Iterator[Answer]], arguments: dict[str, Any]) -> Callable[[Send], None]:
+    def work(send: Send) -> None:
+        for answer in operation(**arguments):
+            send(json.dumps(answer).encode())
+
+    return work
+
+
+def _request(requests: BinaryIO) -> Any:
+    """The next request; None at the end of the input."""
+    header = requests.read(HEADER.size)
+    return pickle.loads(requests.read(HEADER.unpack(header)[0])) if header else None
+
+
+def _reply(replies: BinaryIO, reply: Answer) -> None:
+    message = json.dumps(reply).encode()
+    replies.write(HEADER.pack(len(message)) + message)
+    replies.flush()
 
 
 def _private_channels() -> tuple[BinaryIO, BinaryIO]:
@@ -103,8 +178,7 @@ def _private_channels() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _from_file(name: str, file: Path) -> RewardFunction:
-    attribute = name.rpartition(":")[2]
+def _import(file: Path) -> ModuleType:
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))  # so that it imports its neighbours, as a script would
     spec = importlib.util.spec_from_file_location(f"user_reward_{file.stem}", file)
@@ -113,32 +187,61 @@ def _from_file(name: str, file: Path) -> RewardFunction:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def _attribute_of(module: ModuleType, name: str) -> library.RewardFunction:
+    attribute = name.rpartition(":")[2]
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ValueError(f"{file} has no function {attribute}")
+        raise ValueError(f"{module.__file__} has no function {attribute}")
     return function
 
 
-def _numbers(name: str, values: Any, count: int) -> list[float | None]:
+def _verified(verifier: Verifier, task: Task, text: str, options: dict[str, Any]) -> Answer:
+    verification = verifier(task, text, **options)
+    status = verification.status
+    return {
+        "correct": verification.correct,
+        "details": dict(verification.details),
+        "status": None if status is None else str(status),
+    }
+
+
+def _numbers(name: str, values: Any, count: int) -> list[Any]:
     """Check what a reward function returned; a wrong number is an error, never a zero."""
     listed = list(values)
     if len(listed) != count:
         raise ValueError(f"{name} returned {len(listed)} values for {count} completions")
-    numbers: list[float | None] = []
-    for value in listed:
-        if value is not None and (isinstance(value, str | bytes) or not hasattr(value, "__float__")):
-            raise TypeError(f"{name} returned {value!r:.80}, expected a number or None")
-        number = None if value is None else float(value)
-        if number is not None and not math.isfinite(number):
-            raise ValueError(f"{name} returned {number}, expected a finite number or None")
-        numbers.append(number)
-    return numbers
+    return [_number(name, value) for value in listed]
+
+
+def _number(name: str, value: Any) -> float | dict[str, str] | None:
+    if isinstance(value, Exception):
+        return {"unscored": _describe(value)}
+    if value is not None and (isinstance(value, str | bytes) or not hasattr(value, "__float__")):
+        raise TypeError(f"{name} returned {value!r:.80}, expected a number or None")
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"{name} returned {number}, expected a finite number or None")
+    return number
+
+
+def _answer(call: Callable[[], Any]) -> Answer:
+    """What a call gave or raised. A MemoryError is no answer: it ends the fork."""
+    try:
+        return {"value": call()}
+    except MemoryError:
+        raise
+    except BaseException as error:  # sys.exit() in a reward function must not look like a crash
+        return {"raised": _describe(error)}
 
 
 def _describe(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS] + where
+    hint = f"; {HINT}" if was_denied(error) else ""
+    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS] + where + hint
 
 
 if __name__ == "__main__":

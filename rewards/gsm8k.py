@@ -10,11 +10,11 @@ import re
 from typing import Any
 
 from funicular.rewards.messages import texts_of
-from funicular.rewards.verifiers import as_number
+from funicular.rewards.numeric import as_number
+from funicular.rewards.tags import last_tagged
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_STRICT = re.compile(r"<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n?", re.DOTALL)
-_SOFT = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DOTALL)
+_STRICT_OPENING, _STRICT_MIDDLE, _STRICT_CLOSING = "<reasoning>\n", "\n</reasoning>\n<answer>\n", "\n</answer>"
+_SOFT_MIDDLE = re.compile(r"</reasoning>\s*<answer>")
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 
@@ -34,17 +34,30 @@ def gsm8k_integer(completions: list[Any], **_: Any) -> list[float | None]:
 
 def gsm8k_strict_format(completions: list[Any], **_: Any) -> list[float | None]:
     """0.5 if the whole text is the two tagged blocks, every tag on a line of its own."""
-    return [0.5 if _STRICT.fullmatch(text) else 0.0 for text in texts_of(completions)]
+    return [0.5 if _is_strict(text) else 0.0 for text in texts_of(completions)]
 
 
 def gsm8k_soft_format(completions: list[Any], **_: Any) -> list[float | None]:
     """0.5 if the two tagged blocks stand anywhere in the text, in order."""
-    return [0.5 if _SOFT.search(text) else 0.0 for text in texts_of(completions)]
+    return [0.5 if _is_soft(text) else 0.0 for text in texts_of(completions)]
 
 
 def gsm8k_xml_count(completions: list[Any], **_: Any) -> list[float | None]:
     """0.125 for each of the four tags that occurs exactly once, less 0.001 per character after </answer>."""
     return [_xml_count(text) for text in texts_of(completions)]
+
+
+def _is_strict(text: str) -> bool:
+    body = text.removesuffix("\n")
+    if not body.startswith(_STRICT_OPENING) or not body.endswith(_STRICT_CLOSING):
+        return False
+    return _STRICT_MIDDLE in body[len(_STRICT_OPENING) : -len(_STRICT_CLOSING)]
+
+
+def _is_soft(text: str) -> bool:
+    _, opening, after = text.partition("<reasoning>")
+    before, closing, _ = after.rpartition("</answer>")
+    return bool(opening and closing and _SOFT_MIDDLE.search(before))
 
 
 def _xml_count(text: str) -> float:
@@ -54,8 +67,7 @@ def _xml_count(text: str) -> float:
 
 
 def _tagged_answer(text: str) -> str:
-    found = _ANSWER.findall(text)
-    return found[-1].strip() if found else ""
+    return (last_tagged(text, "answer") or "").strip()
 
 
 def _same(found: str, reference: str) -> bool:

@@ -1,103 +1,83 @@
-"""Scores a rollout group: verifier and reward functions in a killable process, and the rules for what goes
-wrong.
+"""Scores a rollout group: the verifier, then the reward functions, then the verdicts.
 
-Values are only ever taken from calls on whole groups, since a function may compare the completions of a
-group. Single calls find out which completion is to blame; the rest of the group is then evaluated together
-again.
+Verifier and functions run in a killable process that forks for each call; functions that use the network in a
+second one. The verifier `code` asks the sandbox instead (`funicular.rewards.code`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funicular.rewards.channel import Child, ChildDiedError, ChildTimeoutError
+from funicular.rewards.attribution import FailedError, Outcome, TimedOutError, attribute, attribute_to_all
 from funicular.rewards.config import RewardConfig
-from funicular.rewards.functions import check_rewards
+from funicular.rewards.config_checks import check_rewards
+from funicular.rewards.forks import Ending, ForkLimits, wall_s
+from funicular.rewards.reward_process import START_LIMIT_S, Load, Reply, RewardLoadError, RewardProcess
 from funicular.rewards.types import Status, Task, Verdict
+from funicular.rewards.verdict import verdict
+from funicular.rewards.verification import Verification
+from funicular.rewards.verifiers import SANDBOXED
 
-START_LIMIT_S = 120.0
-"""Seconds for importing the verifier and the user's files."""
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
-_CALLS_AT_MOST = 5
-"""Whole, whole again, each alone twice, the rest together: in units of the group's time limit."""
+if TYPE_CHECKING:
+    from funicular.rewards.code import CodeJudge
 
+__all__ = ["FunctionRunner", "RewardLoadError", "scoring_deadline_s"]
 
-class RewardLoadError(ValueError):
-    """A reward function or verifier could not be imported; the message is the child's."""
-
-
-class _RaisedError(RuntimeError):
-    """The function raised, in the child."""
+_CALLS_ON_GROUP, _CALLS_ALONE = 3, 2
+"""At most, of one reward function: see `attribute`."""
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What one callable gave for a group, by index; an index stands in exactly one of the three."""
+def scoring_deadline_s(config: RewardConfig, group_size: int, judge_deadline_s: float = 0.0) -> float:
+    """Seconds after which scoring one group is certainly hung: everything failing in the slowest way.
 
-    values: dict[int, Any] = field(default_factory=dict)
-    timeouts: dict[int, str] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-
-
-def scoring_deadline_s(config: RewardConfig, group_size: int) -> float:
-    """Seconds after which scoring one group is certainly hung: every callable failing in the slowest way."""
-    callables = 1 + len(config.functions)
-    return START_LIMIT_S + callables * _CALLS_AT_MOST * group_size * config.time_limit_s
+    Args:
+        judge_deadline_s: within which the sandbox judges a group, for the verifier `code`.
+    """
+    alone_s = _CALLS_ALONE * group_size * wall_s(config.time_limit_s)
+    total_s = START_LIMIT_S + (judge_deadline_s if config.verifier in SANDBOXED else alone_s)
+    for name in config.functions:
+        if config.uses_network(name):
+            total_s += 2 * config.network_time_limit_s
+        else:
+            total_s += _CALLS_ON_GROUP * wall_s(group_size * config.time_limit_s) + alone_s
+    return total_s
 
 
 class FunctionRunner:
-    """Owns one child process and turns groups of completions into verdicts.
+    """Turns groups of completions into verdicts. Owns up to two processes.
 
     Args:
         folder: the recipe's, to which the paths of user functions are relative.
+        judge: asks the sandbox; needed for the verifier `code` only.
 
     Raises:
         ValueError: section `reward` is wrong; says which key.
     """
 
-    def __init__(self, config: RewardConfig, folder: Path) -> None:
+    def __init__(self, config: RewardConfig, folder: Path, judge: CodeJudge | None = None) -> None:
         self._config = config
-        self._files = check_rewards(config, folder)
-        self._child: Child | None = None
+        self._judge = judge
+        self._files = {name: str(file) for name, file in check_rewards(config, folder).items()}
+        if config.verifier in SANDBOXED and judge is None:
+            raise ValueError(f"reward.verifier={config.verifier} runs code: it needs a sandbox, and none was given")
+        self._offline = RewardProcess(self._load(network=False), network=False)
+        self._network = RewardProcess(self._load(network=True), network=True)
 
     def start(self) -> None:
-        """Start the child and load the functions, unless it runs already.
+        """Start the processes and load verifier and functions, unless they run already.
 
         Raises:
             RewardLoadError: a function could not be imported or does not take its options.
         """
-        if self._child is not None and self._child.alive:
-            return
-        self.close()
-        # -P: the working directory must not shadow modules. The path is ours, wherever Ray unpacked us.
-        command = [sys.executable, "-P", "-m", "funicular.rewards.child", str(os.getpid())]
-        environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-        self._child = Child(command, environment)
-        load = {
-            "verifier": self._config.verifier,
-            "files": {name: str(file) for name, file in self._files.items()},
-            "names": list(self._config.functions),
-            "options": dict(self._config.options),
-        }
-        try:
-            self._exchange(self._child, "load", load, START_LIMIT_S)
-        except (_RaisedError, ChildDiedError, ChildTimeoutError) as error:
-            self.close()
-            raise RewardLoadError(f"reward: loading {', '.join(load['names'])} failed: {error}") from None
+        self._offline.start()
+        self._network.start()
 
     def close(self) -> None:
-        """Kill the child. The next call starts a new one."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        """Kill the processes. The next call starts new ones."""
+        self._offline.close()
+        self._network.close()
 
     def score(
         self, task: Task, texts_G: Sequence[str], completion_ids_G: Sequence[list[int]]
@@ -109,133 +89,137 @@ class FunctionRunner:
             completion_ids_G: their token ids.
 
         Returns:
-            (G) verdicts, and the last error of each function (`verifier NAME` for the verifier) that raised.
+            (G) verdicts, and the last error of each function (`verifier NAME` for the verifier) that raised. A
+            sandbox that judges some of the group has not raised.
 
         Raises:
-            RewardLoadError: the child had to be restarted and could not.
+            RewardLoadError: a process had to be restarted and could not.
         """
-        indexes = list(range(len(texts_G)))
-        limit = self._config.time_limit_s
         raised: dict[str, str] = {}
+        if task.verifier in SANDBOXED:
+            verifications, error = self._judged(task, texts_G)
+        else:
+            verifications, error = self._verified(task, texts_G)
+        if error:
+            raised[f"verifier {task.verifier}"] = error
+        indexes = [i for i, v in enumerate(verifications) if v.status is not Status.INFRA_ERROR]
 
-        def verify(chosen: list[int]) -> list[Any]:
-            arguments = {"task": task, "texts": [texts_G[i] for i in chosen]}
-            return self._call("verify", arguments, limit * len(chosen))
-
-        verifications = _attribute(verify, indexes)
-        if verifications.errors:
-            raised[f"verifier {task.verifier}"] = list(verifications.errors.values())[-1]
-        verified = [i for i in indexes if i not in verifications.errors]
-        correct = {i: i in verifications.values and verifications.values[i]["correct"] for i in verified}
-
-        outcomes: dict[str, _Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         for name in self._config.functions:
 
-            def reward(chosen: list[int], name: str = name) -> list[Any]:
+            def call(chosen: list[int], name: str = name) -> list[Any]:
                 arguments = {
                     "name": name,
                     "task": task,
                     "texts": [texts_G[i] for i in chosen],
                     "completion_ids": [completion_ids_G[i] for i in chosen],
-                    "correct": [correct[i] for i in chosen],
+                    "correct": [verifications[i].correct for i in chosen],
+                    "details": [dict(verifications[i].details) for i in chosen],
                 }
-                return self._call("reward", arguments, limit * len(chosen))
+                return self._rewarded(name, arguments, len(chosen))
 
-            outcomes[name] = _attribute(reward, verified)
+            blame = attribute_to_all if self._config.uses_network(name) else attribute
+            outcomes[name] = blame(call, indexes)
             if outcomes[name].errors:
                 raised[name] = list(outcomes[name].errors.values())[-1]
-        verdicts = [_verdict(i, verifications, outcomes, self._config.functions) for i in indexes]
-        return verdicts, raised
+        return [verdict(i, v, outcomes, self._config) for i, v in enumerate(verifications)], raised
 
-    def _call(self, operation: str, arguments: dict[str, Any], limit_s: float) -> list[Any]:
-        self.start()
-        assert self._child is not None
-        return self._exchange(self._child, operation, arguments, limit_s)["values"]
+    def _judged(self, task: Task, texts: Sequence[str]) -> tuple[list[Verification], str]:
+        """What the sandbox says of each text, and the error if it could judge none."""
+        from funicular.rewards.code import verify_code
 
-    @staticmethod
-    def _exchange(child: Child, operation: str, arguments: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        reply = json.loads(child.exchange(pickle.dumps((operation, arguments)), limit_s))
-        if "raised" in reply:
-            raise _RaisedError(reply["raised"])
-        return reply
-
-
-def _attribute(call: Callable[[list[int]], list[Any]], indexes: list[int]) -> _Outcome:
-    """Evaluate a group; where that fails, find out for which completions, and evaluate the others again.
-
-    An exception or a crash is retried once. What times out alone is the completion's own doing; what raises
-    alone is the function's error. A group that fails only when it is together is the function's error for all
-    of it.
-    """
-    outcome = _Outcome()
-    if not indexes:
-        return outcome
-    tries_alone = 2
-    try:
-        outcome.values = dict(zip(indexes, call(indexes), strict=True))
-        return outcome
-    except ChildTimeoutError:
-        pass
-    except (_RaisedError, ChildDiedError):
-        tries_alone = 1  # the call below is the retry
+        if self._judge is None:
+            raise ValueError(f"task {task.task_id}: its verifier {task.verifier} needs a sandbox, and none was given")
         try:
-            outcome.values = dict(zip(indexes, call(indexes), strict=True))
-            return outcome
-        except (ChildTimeoutError, _RaisedError, ChildDiedError):
-            pass
-    for index in indexes:
-        try:
-            _alone(call, index, tries_alone)
-        except ChildTimeoutError as error:
-            outcome.timeouts[index] = str(error)
-        except (_RaisedError, ChildDiedError) as error:
-            outcome.errors[index] = str(error)
-    rest = [i for i in indexes if i not in outcome.timeouts and i not in outcome.errors]
-    try:
-        outcome.values = dict(zip(rest, call(rest) if rest else [], strict=True))
-    except (ChildTimeoutError, _RaisedError, ChildDiedError) as error:
-        outcome.errors |= dict.fromkeys(rest, f"{error} (on these completions together, on none of them alone)")
-    return outcome
+            found = verify_code(task, texts, self._judge, **self._config.verifier_options)
+        except Exception as error:  # as for any verifier: an error voids the group, and several in a row stop the run
+            message = f"{type(error).__name__}: {error}"
+            return [_failed(message)] * len(texts), message
+        failed = [v.details.get("detail", "") for v in found if v.status is Status.INFRA_ERROR]
+        return found, (failed[-1] or "infra_error") if failed and len(failed) == len(found) else ""
+
+    def _verified(self, task: Task, texts: Sequence[str]) -> tuple[list[Verification], str]:
+        """What the verifier says of each text, and its last error.
+
+        Texts are verified one after the other in one fork. What was answered stays; the text under way when the
+        fork ended is to blame. What raises or crashes is tried once more.
+        """
+        found: dict[int, Verification] = {}
+        tried: set[int] = set()
+        last_error = ""
+        waiting = list(range(len(texts)))
+        while waiting:
+            reply = self._offline.call(
+                "verify", {"task": task, "texts": [texts[i] for i in waiting]}, self._limits(frames=len(waiting))
+            )
+            failed: dict[int, str] = {}
+            for index, answer in zip(waiting, reply.answers, strict=False):
+                if "raised" in answer:
+                    failed[index] = answer["raised"]
+                else:
+                    found[index] = _verification(answer["value"])
+            rest = waiting[len(reply.answers) :]
+            if reply.ending is Ending.DIED:
+                failed[rest.pop(0)] = reply.message
+            elif reply.ending is not Ending.DONE:
+                details = {"verifier": reply.message}
+                found[rest.pop(0)] = Verification(correct=False, details=details, status=Status.TIMEOUT)
+            for index, message in failed.items():
+                if index in tried:
+                    found[index], last_error = _failed(message), message
+            waiting = rest + [index for index in failed if index not in tried]
+            tried |= set(failed)
+        return [found[i] for i in range(len(texts))], last_error
+
+    def _rewarded(self, name: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
+        """(count) numbers of one reward function."""
+        if self._config.uses_network(name):
+            reply = self._network.call("reward", arguments, self._network_limits())
+        else:
+            reply = self._offline.call("reward", arguments, self._limits(completions=count))
+        return _values(reply)
+
+    def _limits(self, *, frames: int = 1, completions: int = 1) -> ForkLimits:
+        cpu_s = completions * self._config.time_limit_s
+        return ForkLimits(frames=frames, cpu_s=cpu_s, wall_s=wall_s(cpu_s), memory_mib=self._config.memory_mib)
+
+    def _network_limits(self) -> ForkLimits:
+        limit_s = self._config.network_time_limit_s
+        return ForkLimits(cpu_s=limit_s, wall_s=limit_s, memory_mib=self._config.memory_mib)
+
+    def _load(self, *, network: bool) -> Load:
+        """What one of the two processes loads: the verifier and the other functions, or those with network."""
+        config = self._config
+        in_child = not network and config.verifier not in SANDBOXED
+        labels = [label for label in config.functions if config.uses_network(label) == network]
+        functions = {label: config.function_of(label) for label in labels}
+        return Load(
+            verifier=config.verifier if in_child else None,
+            verifier_options=dict(config.verifier_options) if in_child else {},
+            functions=functions,
+            files={name: file for name, file in self._files.items() if name in functions.values()},
+            options={label: config.options[label] for label in labels if label in config.options},
+        )
 
 
-def _alone(call: Callable[[list[int]], list[Any]], index: int, tries: int) -> None:
-    for remaining in reversed(range(tries)):
-        try:
-            call([index])
-            return
-        except (_RaisedError, ChildDiedError):
-            if not remaining:
-                raise
+def _values(reply: Reply) -> list[Any]:
+    if reply.ending is Ending.DIED:
+        raise FailedError(reply.message)
+    if reply.ending is not Ending.DONE:
+        raise TimedOutError(reply.message)
+    (answer,) = reply.answers
+    if "raised" in answer:
+        raise FailedError(answer["raised"])
+    values: list[Any] = answer["value"]
+    return values
 
 
-def _verdict(
-    index: int, verifications: _Outcome, outcomes: Mapping[str, _Outcome], weights: Mapping[str, float]
-) -> Verdict:
-    """Put together what the verifier and each function said of one completion."""
-    verification = verifications.values.get(index, {"correct": False, "details": {}})
-    details: dict[str, str] = dict(verification["details"])
-    for name, outcome in {"verifier": verifications, **outcomes}.items():
-        for problem in (outcome.timeouts, outcome.errors):
-            if index in problem:
-                details[name] = problem[index]
-
-    failed = index in verifications.errors or any(index in o.errors for o in outcomes.values())
-    timed_out = index in verifications.timeouts or any(index in o.timeouts for o in outcomes.values())
-    passed = Status.PASSED if verification["correct"] else Status.FAILED
-    status = Status.INFRA_ERROR if failed else Status.TIMEOUT if timed_out else passed
-
-    breakdown: dict[str, float | None] = {}
-    missing = failed
-    for name, outcome in outcomes.items():
-        breakdown[name] = 0.0 if index in outcome.timeouts else outcome.values.get(index)
-        applies = any(value is not None for value in outcome.values.values())
-        if applies and not failed and breakdown[name] is None:
-            missing = True
-            details[name] = "returned None for this completion, but not for its whole group"
-    numbers = [weights[name] * value for name, value in breakdown.items() if value is not None]
-    return Verdict(
-        reward=sum(numbers) if numbers and not missing else None,
-        breakdown=breakdown,
-        status=status,
-        details=details,
+def _verification(answer: Mapping[str, Any]) -> Verification:
+    status = answer["status"]
+    return Verification(
+        correct=answer["correct"], details=answer["details"], status=None if status is None else Status(status)
     )
+
+
+def _failed(message: str) -> Verification:
+    return Verification(correct=False, details={"verifier": message}, status=Status.INFRA_ERROR)

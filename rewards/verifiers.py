@@ -1,153 +1,86 @@
-"""Verifiers: pure functions that decide whether a completion's text solves its task.
+"""The verifiers by name, and what is done with them before a run: checks of names and tasks, slow imports.
 
-They run in the scorer's child process (`funicular.rewards.child`), which is killed from outside when it takes
-too long; so none of them has a time limit of its own. A verifier that runs code will stand here too: it hands
-the text to the sandbox and reports the sandbox's finer outcome in `Verification.details`.
+Each is described where it is imported from; `docs/rewards.md` has them all with examples.
 """
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from typing import Any
 
+from funicular.rewards import reasoning_gym
+from funicular.rewards.choice import choice
+from funicular.rewards.equivalence import warm_up
+from funicular.rewards.json_data import json_equal
+from funicular.rewards.mathematics import boxed, math
 from funicular.rewards.nearest import known_names
+from funicular.rewards.needle import needle
+from funicular.rewards.numeric import as_number, exact_number, gsm8k, last_number, number
+from funicular.rewards.pattern import regex
+from funicular.rewards.plain_text import exact_text, normalised_text
 from funicular.rewards.types import Task
+from funicular.rewards.verification import Verification, Verifier
 
-# A sign counts only where it cannot be a minus between two terms: 12-5 ends in 5, (-5) in -5.
-_NUMBER = re.compile(
-    r"(?:(?<![0-9A-Za-z)\]])[-+−])?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-)
-GSM8K_MARK = "####"
+__all__ = [
+    "SANDBOXED",
+    "VERIFIERS",
+    "Verification",
+    "Verifier",
+    "as_number",
+    "check_task",
+    "check_verifier",
+    "last_number",
+    "prepare",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """What a verifier found."""
-
-    correct: bool
-    details: Mapping[str, str] = field(default_factory=dict)
-    """For people and metrics: what was extracted, what the sandbox said. Copied into the verdict."""
-
-
-Verifier = Callable[[Task, str], Verification]
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number in the text: 1,234.5, -3, .5; a trailing full stop is no part of it. None: no
-    number."""
-    found = _NUMBER.findall(text)
-    return _to_decimal(found[-1]) if found else None
-
-
-def as_number(text: str) -> Decimal | None:
-    """The number that the whole text is, up to spaces, a currency sign and a trailing full stop; else
-    None."""
-    stripped = text.strip().lstrip("$").strip().removesuffix(".")
-    return _to_decimal(stripped) if _NUMBER.fullmatch(stripped) else None
-
-
-def exact_number(task: Task, text: str) -> Verification:
-    """Correct if the last number in the text equals the reference answer, exactly and as numbers (25 = 25.0).
-
-    Raises:
-        ValueError: the reference answer is no number.
-    """
-    reference = _reference_number(task.answer, "exact_number")
-    found = last_number(text)
-    return Verification(correct=found == reference, details={"extracted": _shown(found)})
-
-
-def gsm8k(task: Task, text: str) -> Verification:
-    """Correct if the number after the last `####` equals the reference answer.
-
-    A text without `####`, or without a number after it, is not correct: the mark is part of what is asked.
-    The reference may be the number alone or GSM8K's whole solution, which ends in `#### number`.
-
-    Raises:
-        ValueError: the reference has no number.
-    """
-    reference = _reference_number(_after_mark(task.answer), "gsm8k")
-    tail = _after_mark(text) if GSM8K_MARK in text else ""
-    first = _NUMBER.search(tail or "")
-    found = _to_decimal(first.group()) if first else None
-    return Verification(correct=found == reference, details={"extracted": _shown(found)})
-
-
-def math(task: Task, text: str) -> Verification:
-    """Correct if math-verify finds the text's final expression equivalent to the reference (LaTeX or plain).
-
-    Raises:
-        ValueError: math-verify cannot parse the reference.
-    """
-    # Imported here: it brings sympy. Its own time limits use SIGALRM, which fails silently off the main
-    # thread.
-    from math_verify import parse, verify
-
-    _need_answer(task.answer, "math")
-    # A string among the results is only the text again, not something that was parsed.
-    readings = (parse(form, parsing_timeout=None) for form in (f"${task.answer}$", task.answer))
-    reference = next((r for r in readings if any(not isinstance(part, str) for part in r)), None)
-    if reference is None:
-        raise ValueError(f"math: cannot parse the reference answer {task.answer!r}; expected LaTeX or a number")
-    found = parse(text, parsing_timeout=None)
-    correct = bool(found) and verify(reference, found, timeout_seconds=None)
-    return Verification(correct=correct, details={"extracted": str(found[-1])[:200] if found else "nothing"})
-
-
-VERIFIERS: dict[str, Verifier] = {"exact_number": exact_number, "gsm8k": gsm8k, "math": math}
+VERIFIERS: dict[str, Verifier] = {
+    "exact_number": exact_number,
+    "number": number,
+    "gsm8k": gsm8k,
+    "math": math,
+    "boxed": boxed,
+    "exact_text": exact_text,
+    "normalised_text": normalised_text,
+    "choice": choice,
+    "json": json_equal,
+    "regex": regex,
+    "needle": needle,
+    "reasoning_gym": reasoning_gym.reasoning_gym,
+}
+SANDBOXED = frozenset({"code"})
+"""Verifiers that the scorer's trusted side calls with a judge, never the child (`funicular.rewards.code`)."""
+_SLOW: dict[str, Callable[[], None]] = {"math": warm_up, "boxed": warm_up, "reasoning_gym": reasoning_gym.prepare}
 
 
 def check_verifier(name: str) -> None:
-    """Raises ValueError for a name that is not in VERIFIERS."""
-    if name not in VERIFIERS:
-        raise ValueError(f"reward.verifier={name}: no such verifier; {known_names(name, VERIFIERS)}")
+    """Raises ValueError for a name that is in neither VERIFIERS nor SANDBOXED."""
+    known = {*VERIFIERS, *SANDBOXED}
+    if name not in known:
+        raise ValueError(f"reward.verifier={name}: no such verifier; {known_names(name, known)}")
 
 
-def check_answer(verifier: str, answer: str | None) -> None:
-    """Raises ValueError for a reference answer that this verifier could never use. Cheap: loads no
-    math-verify."""
-    _need_answer(answer, verifier)
-    if verifier == "exact_number":
-        _reference_number(answer, verifier)
-    elif verifier == "gsm8k":
-        _reference_number(_after_mark(answer), verifier)
+def check_task(task: Task, options: Mapping[str, Any] | None = None) -> None:
+    """Check that the task's verifier can use its reference answer or tests. Cheap: loads no math-verify, runs no code.
+
+    Args:
+        options: `reward.verifier_options`.
+
+    Raises:
+        ValueError: it can not, or a value among the options is impossible.
+    """
+    if task.verifier in SANDBOXED:
+        from funicular.rewards.code import check_tests
+
+        check_tests(task, **(options or {}))
+    else:
+        VERIFIERS[task.verifier](task, "", **(options or {}))
 
 
 def prepare(verifier: str) -> None:
-    """Do the verifier's slow imports now, outside the time limits of completions."""
-    if verifier == "math":
-        # Once per process it warns that it has no time limit, which here is on purpose.
-        logging.getLogger("math_verify").setLevel(logging.ERROR)
-        math(Task(task_id="", prompt="", answer="1", verifier="math"), "$1$")
+    """Do the verifier's slow imports now, outside the limits of completions and before the process forks.
 
-
-def _to_decimal(number: str) -> Decimal:
-    return Decimal(number.replace(",", "").replace("−", "-"))
-
-
-def _shown(number: Decimal | None) -> str:
-    return "nothing" if number is None else str(number)
-
-
-def _after_mark(text: str | None) -> str | None:
-    return None if text is None else text.rpartition(GSM8K_MARK)[2]
-
-
-def _need_answer(answer: str | None, verifier: str) -> None:
-    if answer is None or not answer.strip():
-        raise ValueError(f"{verifier}: the task has no reference answer; set data.answer_column")
-
-
-def _reference_number(answer: str | None, verifier: str) -> Decimal:
-    _need_answer(answer, verifier)
-    number = as_number(answer or "")
-    if number is None:
-        raise ValueError(
-            f"{verifier}: the reference answer {(answer or '')[-80:]!r} is not a number; "
-            "cut it out with data.answer_pattern, or use the verifier math"
-        )
-    return number
+    Raises:
+        ValueError: a package that it needs is not installed.
+    """
+    if verifier in _SLOW:
+        _SLOW[verifier]()

@@ -72,6 +72,15 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"data__answer_pattern": "####"}, "data.answer_pattern", "no group"),
         ({"data__answer_column": None}, "data.answer_column", "reference answer"),
         ({"data__kinds": "add1,mull1"}, "data.kinds", "Did you mean mul1?"),
+        ({"data__path": "code", "data__kinds": "call,stdio"}, "data.kinds", "Did you mean calls?"),
+        ({"data__path": "needle", "data__kinds": "calls"}, "data.kinds", "have kinds. Set it to null"),
+        ({"data__path": "reasoning-gym", "data__kinds": "sudoku,sudoku"}, "data.kinds", "stands there twice"),
+        ({"data__path": "needles"}, "data.path", "Did you mean needle?"),
+        ({"data__path": "needle", "data__held_out_split": "test"}, "data.held_out_split", "needle has no splits"),
+        ({"data__needle_depths": "0,2"}, "data.needle_depths", "from 0 (begin) to 1 (end)"),
+        ({"data__needle_words": 3}, "data.needle_words", "at least 20"),
+        ({"data__path": "needle", "data__needle_count": 20}, "data.needle_words", "at least 280"),
+        ({"data__template_columns": "tests"}, "data.template_columns", "data.prompt_template has no {tests}"),
         ({"data__system_prompt": "Hi", "data__chat": False}, "data.system_prompt", "data.chat=true"),
         ({"data__balance_column": "prompt"}, "data.balance_column", "other than"),
         ({"generator__temperature": 0.0}, "generator.temperature", "above 0"),
@@ -90,6 +99,19 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
+        (
+            {"sandbox__isolation": "L1", "sandbox__min_level": "L3"},
+            "sandbox.isolation",
+            "sandbox.min_level=L3 accepts nothing below",
+        ),
+        (
+            {"sandbox__isolation": "L1", "reward__verifier": "code", "reward__verifier_options": {"language": "cpp"}},
+            "sandbox.isolation",
+            "reward.verifier_options.language=cpp needs processes",
+        ),
+        ({"sandbox__cpu_s": 0.0}, "sandbox.cpu_s", "above 0"),
+        ({"sandbox__memory_mib": 8}, "sandbox.memory_mib", "at least 16"),
+        ({"sandbox__slots": -1}, "sandbox.slots", "at least 0"),
         ({"reward__verifier": "maths"}, "reward.verifier", "Did you mean math?"),
         ({"reward__functions": {}}, "reward.functions", "at least one"),
         ({"reward__functions": {"correctness": 0.0}}, "reward.functions", "every weight is 0"),
@@ -111,7 +133,10 @@ def test_every_number_of_the_schema_has_a_range() -> None:
             "target",
         ),
         ({"reward__functions": {"length": 1.0}}, "reward.options.length", "exactly one"),
-        ({"reward__functions": {"mine.py:f": 1.0}}, "reward.functions.mine.py:f", "no such file"),
+        ({"reward__gates": {"correctness": "format_tags"}}, "reward.gates.correctness", "with weight 0"),
+        ({"reward__network": ["corectness"]}, "reward.network", "Did you mean correctness?"),
+        ({"reward__memory_mib": 1}, "reward.memory_mib", "at least"),
+        ({"reward__functions": {"mine.py:f": 1.0}}, "reward.functions.mine.py:f", "there is no file"),
     ],
 )
 def test_a_broken_rule_names_its_key_and_the_way_out(
@@ -154,6 +179,9 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
     options = {"mine.py:score": {"bnus": 1}}
     found = problems(tmp_path, reward__functions={"mine.py:score": 1.0}, reward__options=options)
     assert "Did you mean bonus?" in found["reward.options.mine.py:score.bnus"]
+    uses, options = {"mine": "mine.py:score"}, {"mine": {"bnus": 1}}
+    found = problems(tmp_path, reward__functions={"mine": 1.0}, reward__uses=uses, reward__options=options)
+    assert "Did you mean bonus?" in found["reward.options.mine.bnus"]
     file.write_text("def score(:\n")
     found = problems(tmp_path, reward__functions={"mine.py:score": 1.0})
     assert "not valid Python" in found["reward.functions.mine.py:score"]

@@ -1,22 +1,93 @@
-from pathlib import Path
+import inspect
 from typing import Any
 
 import pytest
 
-from funicular.rewards.config import RewardConfig
-from funicular.rewards.functions import FUNCTIONS, arguments_for, check_rewards
+from funicular.rewards.functions import FUNCTIONS, arguments_for, prepare
 from funicular.rewards.messages import shaped, text_of
 from funicular.rewards.types import Message, Task
 
 GOOD_XML = "<reasoning>\nadd\nthem\n</reasoning>\n<answer>\n72\n</answer>"
+NEEDED: dict[str, dict[str, Any]] = {
+    "length": {"max": 10},
+    "overlong": {"max": 10, "cache": 5},
+    "regex_match": {"pattern": "x"},
+    "json_schema": {"schema": {"type": "object"}},
+    "language": {"language": "en"},
+    "keywords": {"required": ["refund"], "forbidden": ["a b"]},
+}
+"""Options without which a function cannot be called."""
+OF_OTHERS = {"llm_judge", "reasoning_gym_score"}
+"""They have tests of their own: they need an endpoint, or an extra."""
+BUILT_INS = sorted(set(FUNCTIONS) - OF_OTHERS)
+PIECES = (
+    "1", "1,", "a", "A\n", "\\boxed{", "$", "$$", "\\(", "\\[", "```", "```\n", "`", "<think>", "<answer>", "</answer>",
+    "<reasoning>", "</reasoning>\n<answer>\n", "</reasoning> ", "<a", "https://", "\n", " ", ". ", "a b ", "Dear ",
+    "Best,\n", "答", "{", "\x00", "\ud800", "the ", "the correct answer is: option ", "Maria ", "[", '"',
+)  # fmt: skip
 
 
 def reward(name: str, texts: list[str], **columns: Any) -> list[float | None]:
     return FUNCTIONS[name](prompts=["p"] * len(texts), completions=texts, **columns)
 
 
+def everything(texts: list[str]) -> dict[str, Any]:
+    """All that a reward function is handed."""
+    count = len(texts)
+    return {
+        "prompts": ["p"] * count,
+        "completions": texts,
+        "completion_ids": [[1, 2]] * count,
+        "answer": ["72"] * count,
+        "correct": [True] * count,
+        "details": [{"tests_passed": "1", "tests_total": "2"}] * count,
+        "task_id": ["t"] * count,
+        "recipient": ["Maria"] * count,
+    }
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_every_built_in_checks_its_options_without_completions(name: str) -> None:
+    nothing = {key: value for key, value in everything([]).items() if key != "recipient"}
+    assert FUNCTIONS[name](**nothing, **NEEDED.get(name, {})) == []
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_every_built_in_reads_chat_completions_as_it_reads_texts(name: str) -> None:
+    texts = [GOOD_XML, "Dear Maria,\nThe answer is B.\nBest,\nTom", "", "72 " * 100]
+    chat = [[{"role": "assistant", "content": text}] for text in texts]
+    given, options = everything(texts), NEEDED.get(name, {})
+    assert FUNCTIONS[name](**given, **options) == FUNCTIONS[name](**(given | {"completions": chat}), **options)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_built_in_asks_for_nothing_but_what_it_is_handed(name: str) -> None:
+    """Options are the keyword-only parameters; further columns are swallowed."""
+    parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
+    given = {p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert given <= set(everything([])) - {"recipient"}
+    assert any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    assert FUNCTIONS[name].__doc__
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_no_text_makes_a_built_in_hang_or_raise(name: str) -> None:
+    """Of 100,000 characters each; an expression that backtracks would take hours."""
+    texts = [(piece * 100_000)[:100_000] + end for piece in PIECES for end in ("", "!")]
+    values = FUNCTIONS[name](**everything(texts), **NEEDED.get(name, {}))
+    assert len(values) == len(texts)
+    assert all((value is not None and -1.0 <= value <= 2.0) or name == "gsm8k_xml_count" for value in values)
+
+
 def test_correctness_follows_the_verifier() -> None:
     assert reward("correctness", ["a", "b"], correct=[True, False]) == [1.0, 0.0]
+
+
+def test_test_fraction_reads_the_sandboxs_counts_and_does_not_apply_without_them() -> None:
+    counted = [{"tests_passed": "3", "tests_total": "4"}, {"tests_passed": "0", "tests_total": "0"}]
+    assert reward("test_fraction", ["a", "b"], details=counted) == [0.75, 0.0]
+    assert reward("test_fraction", ["a", "b"], details=[{}, {"extracted": "5"}]) == [None, None]
 
 
 def test_closeness_falls_with_distance_and_skips_tasks_without_a_number() -> None:
@@ -24,27 +95,6 @@ def test_closeness_falls_with_distance_and_skips_tasks_without_a_number() -> Non
     assert reward("closeness", ["10", "12"], answer=["10"] * 2, tolerance=0.4) == [1.0, pytest.approx(0.5)]
     assert reward("closeness", ["10"], answer=["a cat"]) == [None]
     assert reward("closeness", ["9" * 400], answer=["10"]) == [0.0]
-
-
-def test_length_to_a_target_and_up_to_a_maximum() -> None:
-    ids = [[0] * n for n in (0, 5, 10, 15, 30)]
-    assert reward("length", [""] * 5, completion_ids=ids, target=10) == [0.0, 0.5, 1.0, 0.5, 0.0]
-    assert reward("length", [""] * 5, completion_ids=ids, max=10) == [1.0, 1.0, 1.0, 0.5, 0.0]
-
-
-@pytest.mark.parametrize("options", [{}, {"target": 1, "max": 2}, {"target": 0}])
-def test_length_needs_exactly_one_positive_option(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="length"):
-        reward("length", [""], completion_ids=[[1]], **options)
-
-
-def test_format_tags_wants_the_whole_text() -> None:
-    texts = [
-        "<think>a\nb</think> <answer>1</answer>\n",
-        "<answer>1</answer>",
-        "x <think></think><answer></answer>",
-    ]
-    assert reward("format_tags", texts) == [1.0, 0.0, 0.0]
 
 
 def test_the_five_gsm8k_functions_give_four_to_a_perfect_text() -> None:
@@ -55,14 +105,14 @@ def test_the_five_gsm8k_functions_give_four_to_a_perfect_text() -> None:
 
 def test_gsm8k_functions_grade_partly_right_texts() -> None:
     loose = "hm <reasoning>x</reasoning> <answer>$72.0</answer> ok"
-    assert reward("gsm8k_correctness", [loose, "72", "<answer>71</answer>"], answer=["72"] * 3) == [
-        2.0,
+    assert reward("gsm8k_correctness", [loose, "72", "<answer>71</answer>"], answer=["72"] * 3) == [2.0, 0.0, 0.0]
+    assert reward("gsm8k_integer", [loose, "<answer>-3</answer>", "3"]) == [0.0, 0.5, 0.0]
+    assert reward("gsm8k_strict_format", [loose, GOOD_XML + "\n", "x" + GOOD_XML]) == [0.0, 0.5, 0.0]
+    assert reward("gsm8k_soft_format", [loose, "<answer>1</answer>", "</reasoning><answer>1</answer>"]) == [
+        0.5,
         0.0,
         0.0,
     ]
-    assert reward("gsm8k_integer", [loose, "<answer>-3</answer>", "3"]) == [0.0, 0.5, 0.0]
-    assert reward("gsm8k_strict_format", [loose, GOOD_XML + "\n"]) == [0.0, 0.5]
-    assert reward("gsm8k_soft_format", [loose, "<answer>1</answer>"]) == [0.5, 0.0]
     counts = reward("gsm8k_xml_count", [loose, "<answer>1", "none"])
     assert counts == [pytest.approx(0.5 - 0.002), 0.125, 0.0]
 
@@ -73,10 +123,7 @@ def test_built_ins_read_chat_completions() -> None:
     assert prompts[0] == [{"role": "user", "content": "Q"}]
     assert completions[0] == [{"role": "assistant", "content": "<answer>72</answer>"}]
     assert [text_of(c) for c in completions] == ["<answer>72</answer>", "no"]
-    assert FUNCTIONS["gsm8k_correctness"](prompts=prompts, completions=completions, answer=["72", "72"]) == [
-        2.0,
-        0.0,
-    ]
+    assert FUNCTIONS["gsm8k_correctness"](prompts=prompts, completions=completions, answer=["72", "72"]) == [2.0, 0.0]
 
 
 def test_a_function_without_kwargs_gets_only_what_it_names() -> None:
@@ -84,26 +131,6 @@ def test_a_function_without_kwargs_gets_only_what_it_names() -> None:
     assert arguments_for(lambda **all_: [], {"answer": [1], "other": [2]}) == {"answer": [1], "other": [2]}
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (RewardConfig(functions={"corectness": 1.0}), "nearest: correctness"),
-        (RewardConfig(functions={}), "reward.functions is empty"),
-        (RewardConfig(functions={"correctness": float("nan")}), "finite weight"),
-        (RewardConfig(functions={"nowhere.py:f": 1.0}), "no file"),
-        (RewardConfig(functions={"x.py:": 1.0}), "neither path.py:function"),
-        (RewardConfig(verifier="exact"), "reward.verifier=exact"),
-        (RewardConfig(options={"length": {"target": 1}}), "not among reward.functions"),
-        (RewardConfig(functions={"length": 1.0}, options={"length": 5}), "expected keyword arguments"),
-        (RewardConfig(functions={"length": 1.0}, options={"length": {"taget": 1}}), "nearest: target"),
-    ],
-)
-def test_a_wrong_reward_section_is_an_error_that_helps(config: RewardConfig, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_rewards(config, tmp_path)
-
-
-def test_user_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def f(completions): ...")
-    config = RewardConfig(functions={"correctness": 1.0, "mine.py:f": 0.5})
-    assert check_rewards(config, tmp_path) == {"mine.py:f": tmp_path / "mine.py"}
+def test_preparing_a_function_that_needs_nothing_is_allowed() -> None:
+    for name in ("correctness", "mine.py:f"):
+        prepare(name)

@@ -1,89 +1,120 @@
-from decimal import Decimal
+"""What holds for every verifier, and the table of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from funicular.rewards.types import Task
-from funicular.rewards.verifiers import VERIFIERS, as_number, check_answer, check_verifier, last_number
+from funicular.rewards.verifiers import VERIFIERS, check_task, check_verifier, prepare
+
+PLAIN = sorted(set(VERIFIERS) - {"reasoning_gym"})
+"""Verifiers that need nothing but a reference answer."""
+PIECES = (
+    "1", "1,", "-", "a", "A\n", "A or ", "\\boxed{", "{", "}", "$", "\\(", "\\[", "```\n", "`", "<answer>", "</answer>",
+    "the correct answer is: option ", "\n", " ", "((", "[", '{"a":', '"', "#### 1\n", "1e9", "× 10^{", "答", "\\text{",
+    "é", "1 ,2", "*", "x = ", "1+1", "\\,", "~", "the ", "\x00", "\ud800",
+)  # fmt: skip
 
 
-def task(answer: str | None) -> Task:
-    return Task(task_id="t", prompt="p", answer=answer, verifier="exact_number")
+@dataclass(frozen=True)
+class Example:
+    reference: str
+    passes: str
+    fails: str
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("The answer is 25.", "25"),
-        ("1,234,567 people", "1234567"),
-        ("first 3 then 4", "4"),
-        ("-7", "-7"),
-        ("it is −7", "-7"),
-        ("(-7)", "-7"),
-        ("12-5", "5"),
-        ("x-5", "5"),
-        ("3.50 dollars", "3.50"),
-        ("$.5", ".5"),
-        ("$-5.", "-5"),
-        ("1,2,3", "3"),
-        ("1,0000", "0"),
-        ("\\boxed{42}", "42"),
-        ("1,000.25!", "1000.25"),
-    ],
-)
-def test_the_last_number_is_found(text: str, number: str) -> None:
-    assert last_number(text) == Decimal(number)
+EXAMPLES = {
+    "exact_number": Example("25", "so 25.0", "25 or 26"),
+    "number": Example("1500", "about 1.5e3", "about 1501"),
+    "gsm8k": Example("solution\n#### 72", "48 + 24\n#### 72", "72"),
+    "math": Example("\\frac{1}{2}", "thus $0.5$", "thus $0.6$"),
+    "boxed": Example("\\frac{1}{2}", "\\boxed{0.5}", "0.5"),
+    "exact_text": Example("Paris", " Paris\n", "paris"),
+    "normalised_text": Example("The Hague", "hague.", "Amsterdam"),
+    "choice": Example("C", "The answer is (C).", "The answer is (C) or (D)."),
+    "json": Example('{"a": 1}', '```json\n{"a": 1.0}\n```', '{"a": "1"}'),
+    "regex": Example("[0-9]{4}", "in 1999", "in 199"),
+    "needle": Example("50418", "It is 50418.", "It is 150418."),
+}
 
 
-@pytest.mark.parametrize("text", ["", "none here", "twenty-five", "٣"])
-def test_a_text_without_ascii_digits_has_no_number(text: str) -> None:
-    assert last_number(text) is None
+def task(verifier: str, answer: str | None, columns: Mapping[str, Any] | None = None) -> Task:
+    return Task(task_id="t", prompt="p", answer=answer, verifier=verifier, columns=columns or {})
 
 
-def test_as_number_wants_the_whole_text() -> None:
-    assert as_number(" $1,000. ") == 1000
-    assert as_number("5 apples") is None
-    assert as_number("1/2") is None
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_verifier_tells_right_from_wrong(name: str) -> None:
+    example = EXAMPLES[name]
+    assert VERIFIERS[name](task(name, example.reference), example.passes).correct
+    assert not VERIFIERS[name](task(name, example.reference), example.fails).correct
 
 
-def test_exact_number_compares_as_numbers() -> None:
-    assert VERIFIERS["exact_number"](task("25"), "so 25.0").correct
-    assert VERIFIERS["exact_number"](task("1,000"), "1000").correct
-    assert not VERIFIERS["exact_number"](task("25"), "25 or 26").correct
-    assert VERIFIERS["exact_number"](task("25"), "no idea").details == {"extracted": "nothing"}
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_empty_text_is_never_correct(name: str) -> None:
+    for text in ("", " \n\t", "\x00"):
+        assert not VERIFIERS[name](task(name, EXAMPLES[name].reference), text).correct
 
 
-@pytest.mark.parametrize("name", ["exact_number", "gsm8k"])
-@pytest.mark.parametrize("answer", ["a cat", "", None, "#### none"])
-def test_a_reference_that_is_no_number_is_an_error(name: str, answer: str | None) -> None:
-    with pytest.raises(ValueError, match=name):
-        VERIFIERS[name](task(answer), "5")
-    with pytest.raises(ValueError, match=name):
-        check_answer(name, answer)
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("answer", [None, "", " \n"])
+def test_a_missing_reference_is_an_error_that_names_the_verifier(name: str, answer: str | None) -> None:
+    with pytest.raises(ValueError, match=rf"{name}.*data.answer_column"):
+        check_task(task(name, answer))
 
 
-def test_gsm8k_wants_the_number_after_the_last_mark() -> None:
-    verify = VERIFIERS["gsm8k"]
-    assert verify(task("72"), "48 + 24\n#### 72").correct
-    assert verify(task("solution <<1+1=2>>\n#### 1,072"), "#### $1072.").correct
-    assert verify(task("72"), "#### 71\n#### 72").correct
-    assert not verify(task("72"), "72").correct, "without the mark it is not correct"
-    assert not verify(task("72"), "72 ####").correct
-    assert not verify(task("72"), "#### 7 or 72").correct
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_the_verifier_took_for_the_answer_is_shown_and_cut(name: str) -> None:
+    details = VERIFIERS[name](task(name, EXAMPLES[name].reference), EXAMPLES[name].passes + "\n" + "x" * 10_000).details
+    assert details["extracted"]
+    assert all(len(value) <= 300 for value in details.values())
 
 
-def test_math_finds_equivalent_expressions() -> None:
-    verify = VERIFIERS["math"]
-    assert verify(task("\\frac{1}{2}"), "so it is $0.5$").correct
-    assert verify(task("$x^2+2x+1$"), "thus $(x+1)^2$").correct
-    assert not verify(task("\\frac{1}{2}"), "$\\frac{1}{3}$").correct
-    assert not verify(task("2"), "I do not know").correct
-
-
-def test_math_refuses_a_reference_that_it_cannot_parse() -> None:
-    with pytest.raises(ValueError, match="cannot parse"):
-        VERIFIERS["math"](task("???"), "$2$")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", sorted(set(PLAIN) - {"math", "boxed"}))
+def test_no_text_makes_a_verifier_hang_or_raise(name: str) -> None:
+    """Of 100,000 characters each; an expression that backtracks would take hours. Those of math are the caller's."""
+    for piece in PIECES:
+        for end in ("", "\n#### ", "\\boxed{", "!"):
+            text = (piece * 100_000)[:100_000] + end
+            VERIFIERS[name](task(name, EXAMPLES[name].reference), text)
 
 
 def test_an_unknown_verifier_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="nearest: exact_number"):
         check_verifier("exact_nummber")
+
+
+def test_code_is_a_verifier_though_the_child_never_runs_it() -> None:
+    check_verifier("code")
+    assert "code" not in VERIFIERS
+
+
+def test_a_tasks_check_reads_options_and_columns() -> None:
+    check_task(task("regex", None), {"pattern": "[0-9]+"})
+    check_task(task("choice", "Paris", {"choices": ["London", "Paris"]}), {"choices_column": "choices"})
+    with pytest.raises(ValueError, match="abs_tolerance=-1"):
+        check_task(task("number", "5"), {"abs_tolerance": -1})
+    with pytest.raises(ValueError, match="no column 'options'; nearest: option"):
+        check_task(task("choice", "A", {"option": ["x", "y"]}), {"choices_column": "options"})
+
+
+def test_checking_references_loads_neither_sympy_nor_jsonschema() -> None:
+    """10,000 tasks are checked in the driver; the slow imports belong to the scorer."""
+    program = (
+        "import sys; from funicular.rewards import functions, types, verifiers\n"
+        "for name in ('math', 'boxed', 'json'):\n"
+        "    verifiers.check_task(types.Task(task_id='t', prompt='p', answer='5', verifier=name))\n"
+        "assert not {'sympy', 'math_verify', 'jsonschema', 'openai'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
+
+
+def test_preparing_a_verifier_that_needs_nothing_is_allowed() -> None:
+    for name in ("exact_number", "choice", "code"):
+        prepare(name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from funicular.actors.busy_clock import BusyClock
 from funicular.actors.errors import GroupFailed, RunStopped
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
@@ -75,7 +75,7 @@ class Generators:
         self._newest: PublishedWeights | None = None
         self._fatal: Exception | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._busy = _BusyClock(count)
+        self._busy = BusyClock(count)
 
     async def start(self) -> None:
         """Start every engine; returns when all answer. A generator that dies meanwhile is started again."""
@@ -262,30 +262,6 @@ class Generators:
                 self._fatal = RunStopped(f"generators: {error}")
                 self._fatal.__cause__ = error
                 self._changed.notify_all()
-
-
-class _BusyClock:
-    """Time during which members had work, over all members."""
-
-    def __init__(self, members: int) -> None:
-        self._members = members
-        self._busy_members = 0
-        self._since = self._started = time.monotonic()
-        self._busy_s = 0.0
-
-    def change(self, by: int) -> None:
-        now = time.monotonic()
-        self._busy_s += self._busy_members * (now - self._since)
-        self._since = now
-        self._busy_members += by
-
-    def idle_fraction(self) -> float:
-        """Since the last call."""
-        self.change(0)
-        elapsed = max(self._since - self._started, 1e-9) * self._members
-        fraction = 1.0 - self._busy_s / elapsed
-        self._started, self._busy_s = self._since, 0.0
-        return fraction
 
 
 def _first_line(error: BaseException) -> str:

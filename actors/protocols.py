@@ -36,6 +36,9 @@ class Scoring(Protocol):
     async def score(self, task: Task, payload: Any) -> ScoreReport:
         """Verdicts of one group; raises GroupFailed or RunStopped."""
 
+    async def metrics(self) -> dict[str, float]:
+        """Metrics since the last call."""
+
 
 class Buffering(Protocol):
     """The rollout buffer (`actors/buffers.py`)."""

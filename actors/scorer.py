@@ -13,6 +13,7 @@ from typing import Any
 
 from funicular.actors.errors import RunStopped
 from funicular.actors.types import GroupPayload
+from funicular.rewards.code import CodeJudge
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.runner import FunctionRunner
 from funicular.rewards.types import Task, Verdict
@@ -34,13 +35,14 @@ class Scorer:
 
     Args:
         recipe_folder: to which the paths of user functions are relative.
+        judge: runs untrusted code; None: no task needs that.
 
     Raises:
         ValueError: section `reward` is wrong, or a function cannot be loaded.
     """
 
-    def __init__(self, config: RewardConfig, recipe_folder: str) -> None:
-        self._runner = FunctionRunner(config, Path(recipe_folder))
+    def __init__(self, config: RewardConfig, recipe_folder: str, judge: CodeJudge | None = None) -> None:
+        self._runner = FunctionRunner(config, Path(recipe_folder), judge=judge)
         self._runner.start()
 
     def score(self, task: Task, payload: GroupPayload) -> ScoreReport:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from funicular.actors.busy_clock import BusyClock
 from funicular.actors.errors import GroupFailed, RunStopped
+from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import ErrorStreaks, ScoreReport
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
@@ -41,6 +45,7 @@ class Scorers:
         make_actor: starts the Ray actor for a name.
         deadline_s: seconds within which a scorer must answer for one group, all its time limits included;
             waiting for groups before it does not count.
+        pools: the sandbox pools that scorers judge code in, for their metrics; None: no task needs them.
         kill_actor: ends an actor at once.
     """
 
@@ -52,6 +57,7 @@ class Scorers:
         deadline_s: float,
         streaks: ErrorStreaks,
         budget: RestartBudget,
+        pools: SandboxPools | None = None,
         kill_actor: Callable[[Any], None] = ray.kill,
     ) -> None:
         self._make_actor = make_actor
@@ -59,6 +65,9 @@ class Scorers:
         self._streaks = streaks
         self._budget = budget
         self._kill_actor = kill_actor
+        self._pools = pools
+        self._busy = BusyClock(count)
+        self._waits: list[float] = []
         self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}")) for i in range(count)]
 
     async def score(self, task: Task, payload: Any) -> ScoreReport:
@@ -77,8 +86,10 @@ class Scorers:
         while len(failures) < TRIES:
             member = min(self._members, key=lambda m: m.in_flight)
             member.in_flight += 1
+            began_waiting = time.monotonic()
             try:
                 async with member.turn:  # bounded: whoever holds it has the deadline
+                    self._waits.append(time.monotonic() - began_waiting)
                     answer = await self._ask(member, task, payload)
             finally:
                 member.in_flight -= 1
@@ -88,14 +99,25 @@ class Scorers:
             failures.append(answer)
         raise failures[-1]
 
+    async def metrics(self) -> dict[str, float]:
+        """Metrics since the last call: whether scoring holds up anything, and what the sandbox did."""
+        metrics = {"perf/scorer_idle_frac": self._busy.idle_fraction()}
+        if self._waits:
+            metrics["time/score_wait_s"] = statistics.fmean(self._waits)
+            self._waits.clear()
+        return metrics | (await self._pools.metrics() if self._pools else {})
+
     async def stop(self) -> None:
         """Kill every actor."""
         for member in self._members:
             self._kill_actor(member.actor)
+        if self._pools:
+            await self._pools.stop()
 
     async def _ask(self, member: _Member, task: Task, payload: Any) -> ScoreReport | GroupFailed:
         """A GroupFailed that is returned, not raised: the scorer was replaced, and another try may succeed."""
         what = f"{member.name}: {task.task_id}"
+        self._busy.change(1)
         try:
             return await call(member.actor.score.remote(task, payload), deadline_s=self._deadline_s, what=what)
         except (GroupFailed, RunStopped):
@@ -106,6 +128,8 @@ class Scorers:
             if isinstance(error, RayError) and not _raised_there(error):
                 raise GroupFailed("payload_lost", _line(error)) from error
             failure = GroupFailed("scorer_failed", f"{what}: {type(error).__name__}: {_line(error)}")
+        finally:
+            self._busy.change(-1)
         self._replace(member, failure.detail)
         return failure
 

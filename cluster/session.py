@@ -77,6 +77,20 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     return Session(use_gpu=use_gpu)
 
 
+def cpus_by_node() -> dict[str, int]:
+    """Id of each node that has CPUs to offer, and how many.
+
+    This machine counts with the cores that there are: a Ray of our own is told of as many as the recipe asks for.
+    """
+    import ray
+
+    cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
+    own = ray.get_runtime_context().get_node_id()
+    if own in cpus:
+        cpus[own] = min(cpus[own], len(os.sched_getaffinity(0)))
+    return {node: count for node, count in cpus.items() if count}
+
+
 def disconnect() -> None:
     """Leave the cluster; a Ray of our own ends with all its processes."""
     import ray

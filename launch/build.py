@@ -11,10 +11,13 @@ from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.learners import LearnerGroup
+from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
+from funicular.actors.sandbox_pool import sandbox_pool_actor
+from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
 from funicular.actors.weight_sync import WeightSync
-from funicular.cluster.session import Demand
+from funicular.cluster.session import Demand, cpus_by_node
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -22,8 +25,10 @@ from funicular.launch.config import Config
 from funicular.launch.ledger import Ledger
 from funicular.launch.prepared import Prepared
 from funicular.launch.run import Run
+from funicular.launch.sandbox_checks import LANGUAGE_KEY, effective_sandbox, needs_sandbox
 from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
+from funicular.rewards.sandbox.isolation import IsolationUnavailable
 
 INSTALL_ANSWER_S = 15.0
 """The generator's own deadline comes first, because it can say which part was late."""
@@ -31,13 +36,19 @@ INSTALL_ANSWER_S = 15.0
 
 def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
-    two where there are GPUs."""
+    two where there are GPUs. Sandbox pools ask for nothing: they share the cores of their nodes."""
     compute = config.generator.count * config.generator.tensor_parallel_size + config.learner.ranks
     return Demand(cpus=compute + config.reward.scorers, gpus=compute)
 
 
 async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: Tracker, ledger: Ledger) -> Run:
-    """Start every part, generators and learner ranks at the same time, and return the run that uses them."""
+    """Start every part, generators and learner ranks at the same time, and return the run that uses them.
+
+    Raises:
+        IsolationUnavailable: a node does not isolate untrusted code as the recipe requires; found before anything
+            that takes long is started.
+    """
+    pools = await _start_pools(config, prepared, tracker)
     budget = RestartBudget(config.cluster.max_restarts)
     generators = Generators(
         _generator_maker(config, prepared.model_folder, use_gpu),
@@ -46,13 +57,13 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
         budget=budget,
     )
-    scorer_class = scorer_actor().options(num_cpus=1, max_restarts=0)
     scorers = Scorers(
-        lambda name: scorer_class.remote(config.reward, str(prepared.recipe_folder)),
+        _scorer_maker(config, prepared.recipe_folder, pools),
         count=config.reward.scorers,
-        deadline_s=scoring_deadline_s(config.reward, config.algorithm.group_size),
+        deadline_s=scoring_deadline_s(config.reward, config.algorithm.group_size, judge_deadline_s(config.sandbox)),
         streaks=ErrorStreaks(config.reward.max_consecutive_errors),
         budget=budget,
+        pools=pools,
     )
     learners = LearnerGroup(
         config.learner,
@@ -87,6 +98,37 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         ),
         snapshot=prepared.snapshot,
     )
+
+
+async def _start_pools(config: Config, prepared: Prepared, tracker: Tracker) -> SandboxPools | None:
+    """A sandbox pool on each node, if any task needs one."""
+    if not needs_sandbox(config, (*prepared.tasks.train, *prepared.tasks.held_out)):
+        return None
+    sandbox = effective_sandbox(config)
+    pools = SandboxPools(
+        lambda node, slots: sandbox_pool_actor(node, config.cluster.max_restarts).remote(sandbox, slots),
+        {node: sandbox.slots or cpus for node, cpus in cpus_by_node().items()},
+    )
+    try:
+        for sentence in await pools.start():
+            tracker.event(sentence)
+    except IsolationUnavailable as error:
+        if sandbox.min_level == config.sandbox.min_level:
+            raise
+        raise IsolationUnavailable(f"{LANGUAGE_KEY} needs level {sandbox.min_level}.\n{error}") from error
+    return pools
+
+
+def _scorer_maker(config: Config, recipe_folder: Path, pools: SandboxPools | None) -> Callable[[str], Any]:
+    actor_class = scorer_actor().options(num_cpus=1, max_restarts=0)
+
+    def make(name: str) -> Any:
+        judge = None
+        if pools:
+            judge = PoolJudge(pools.handles, client=name, run=config.name, config=config.sandbox)
+        return actor_class.remote(config.reward, str(recipe_folder), judge)
+
+    return make
 
 
 def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Callable[[str], Any]:

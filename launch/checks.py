@@ -12,6 +12,7 @@ from funicular.launch.data_checks import data_problems, model_problems
 from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
 from funicular.launch.reward_checks import reward_problems
+from funicular.launch.sandbox_checks import sandbox_problems
 
 
 def check(config: Config, folder: Path) -> list[Problem]:
@@ -26,6 +27,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *model_problems(config),
         *data_problems(config),
         *reward_problems(config.reward, folder),
+        *sandbox_problems(config),
         *_algorithm(config),
         *_learner_and_sync(config),
     ]

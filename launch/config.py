@@ -11,6 +11,7 @@ from typing import Literal
 from funicular.actors.config import AlgorithmConfig, GeneratorConfig, LearnerConfig, WeightSyncConfig
 from funicular.cluster.config import ClusterConfig
 from funicular.rewards.config import RewardConfig
+from funicular.rewards.sandbox.config import SandboxConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class DataConfig:
     """Section `data`."""
 
     path: str = "arithmetic"
-    """arithmetic: the embedded task set; or a JSONL or Parquet file or folder, or a hub id."""
+    """arithmetic, code, emails, needle, reasoning-gym: task sets made by rule; or a JSONL or Parquet file or folder,
+    or a hub id."""
     subset: str | None = None
     """Configuration name of a hub dataset."""
     split: str = "train"
@@ -50,6 +52,8 @@ class DataConfig:
     """Regular expression whose first group is the reference answer inside the answer column."""
     prompt_template: str = "{prompt}"
     """Text around the prompt column's text; {prompt} stands for it."""
+    template_columns: str | None = None
+    """Other columns that the template names as {COLUMN}, separated by commas; a list becomes one line per element."""
     system_prompt: str | None = None
     """System message put before the prompt; null: none (a chat template may add its own)."""
     chat: bool = True
@@ -58,12 +62,22 @@ class DataConfig:
     """Held-out tasks that share a 13-gram with, or stand in, the training data: drop them from the held-out set
     and report, stop, or keep."""
     size: int = 4000
-    """Number of tasks in the embedded set."""
-    kinds: str = "add1,add2,mul1,max3"
-    """Kinds of tasks in the embedded set, separated by commas: add1, mul1 (easiest), add2, max3, sub2, word1,
-    word2."""
+    """Number of tasks in a set made by rule."""
+    kinds: str | None = None
+    """Kinds of tasks in a set made by rule, separated by commas. arithmetic: add1, mul1 (easiest), add2, max3, sub2,
+    word1, word2; code: calls, asserts, humaneval, stdio; reasoning-gym: names of its datasets. null: the set's own
+    choice."""
+    needle_words: int = 200
+    """needle: words of one haystack."""
+    needle_depths: str = "0,0.25,0.5,0.75,1"
+    """needle: where needles stand, in turn, separated by commas; 0: the beginning of the haystack, 1: its end."""
+    needle_count: int = 1
+    """needle: needles that are asked for."""
+    needle_distractors: int = 0
+    """needle: needles besides, that are not asked for."""
     balance_column: str | None = None
-    """Column whose values are drawn in turn; null: kind in the embedded set, else a plain shuffle."""
+    """Column whose values are drawn in turn; null: kind in a set made by rule (depth in needle), else a plain
+    shuffle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +139,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -117,7 +117,8 @@ async def learn(run: Run) -> str:
         published = await run.weights.publish(version)
         run.accounts.ledger.append("published", version=version, step=run.step)
         await run.buffer.release()
-        metrics = step_metrics(run, groups, result, published, trained_from) | await run.generators.metrics()
+        metrics = step_metrics(run, groups, result, published, trained_from)
+        metrics |= await run.generators.metrics() | await run.scorers.metrics()
         run.tracker.log(run.step, metrics | waiting_metrics(waited, time.monotonic() - began))
         run.tracker.completions(run.step, await completion_rows(run, groups))
         if run.config.evaluation.every and run.step % run.config.evaluation.every == 0:

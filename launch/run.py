@@ -14,6 +14,7 @@ from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints, Snapshot
 from funicular.launch.config import Config
+from funicular.launch.hack_signals import HackSignals
 from funicular.rewards.types import Task
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Run:
     snapshot: Snapshot | None = None
     """What the next attempt begins from; None: the initial model."""
     buffer: Buffering = field(init=False)
+    hack_signals: HackSignals = field(default_factory=HackSignals)
     step: int = 0
     """Training steps done."""
     first_evaluation: Mapping[str, float] | None = None

@@ -32,6 +32,7 @@ def step_metrics(
     counts = {f"groups/{name}": float(count) for name, count in run.accounts.counts.items()}
     return {
         **_reward_metrics(groups),
+        **run.hack_signals.observe(groups, run.tracker.event),
         **result.metrics,
         **published.metrics(),
         **counts,

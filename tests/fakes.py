@@ -100,6 +100,9 @@ class FakeScorers:
         )
         return ScoreReport(verdicts_G=verdicts, seconds=0.0, raised={})
 
+    async def metrics(self) -> dict[str, float]:
+        return {}
+
 
 class FakeLearners:
     """Notes what it was given. `before_step` may raise LearnerLost or PayloadsLost."""

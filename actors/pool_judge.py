@@ -1,0 +1,131 @@
+"""What a scorer judges code with: the pool of its own node first, then the others; none is asked in vain for long."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from funicular.actors.sandbox_pool import PackedTests
+from funicular.rewards.sandbox.config import SandboxConfig
+from funicular.rewards.sandbox.isolation import IsolationUnavailable
+from funicular.rewards.sandbox.queue import SandboxBusy
+from funicular.rewards.sandbox.sandbox import answer_s, not_judged
+from funicular.rewards.sandbox.types import Judgement, Program, TestSet
+
+INLINE_BYTES = 64 << 10
+"""Test sets up to this size travel inside the call."""
+KEPT_REFERENCES = 256
+"""Large test sets that a scorer keeps in the object store."""
+RESTART_S = 60.0
+"""Seconds more for a pool that has to be started again before it answers."""
+
+
+class PoolsDead(RuntimeError):
+    """No sandbox pool answers any more; says what became of each."""
+
+
+class PoolJudge:
+    """A `CodeJudge` over sandbox pools. Made by the driver, used in one scorer; one call at a time.
+
+    Args:
+        pools: node id and actor handle of each pool.
+        client: the scorer's name, one of a kind in its run.
+        run: the run's name.
+        config: of the pools. Its `deadline_s` is for one batch, waiting in a pool's queue included.
+    """
+
+    def __init__(self, pools: Sequence[tuple[str, Any]], *, client: str, run: str, config: SandboxConfig) -> None:
+        self._pools = list(pools)
+        self._client = f"{run}/{client}"
+        self._run = run
+        self._deadline_s = config.deadline_s
+        self._answer_s = answer_s(config) + RESTART_S
+        self._turn = zlib.crc32(client.encode())  # scorers begin at different pools
+        self._references: OrderedDict[str, Any] = OrderedDict()
+
+    def __call__(self, programs: Sequence[Program], tests: TestSet) -> list[Judgement]:
+        """The verdict on each program, in order. What was not judged in time is `Outcome.INFRA_ERROR`.
+
+        Raises:
+            ValueError: such tests cannot be judged.
+            PoolsDead: there is no pool left to ask, also after Ray's own restarts.
+        """
+        packed = self._pack(tests)
+        deadline = time.monotonic() + self._deadline_s
+        while time.monotonic() < deadline:
+            pauses: list[float] = []
+            deaths: list[str] = []
+            for pool in self._in_order():
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    break
+                answer = self._ask(pool, list(programs), packed, left_s)
+                if isinstance(answer, list):
+                    return answer
+                if isinstance(answer, SandboxBusy):
+                    pauses.append(answer.retry_after_s)
+                else:
+                    deaths.append(answer)
+            if not pauses:
+                raise PoolsDead(f"no sandbox pool answers: {'; '.join(deaths)}")
+            time.sleep(max(0.0, min(*pauses, deadline - time.monotonic())))
+        reason = f"every sandbox pool was full for {self._deadline_s:.0f} s (sandbox.deadline_s)"
+        return [not_judged(tests, reason) for _ in programs]
+
+    def _ask(
+        self, pool: Any, programs: list[Program], tests: PackedTests, left_s: float
+    ) -> list[Judgement] | SandboxBusy | str:
+        """The verdicts, or that it is busy, or why it cannot be asked."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+        call = pool.judge.remote(programs, tests, client=self._client, run=self._run, deadline_s=left_s)
+        try:
+            return ray.get(call, timeout=left_s + self._answer_s)
+        except RayActorError as error:
+            return _first_line(error)
+        except GetTimeoutError:
+            return f"no answer {self._answer_s:.0f} s after the deadline"
+        except RayTaskError as error:
+            if isinstance(error.cause, SandboxBusy):
+                return error.cause
+            if isinstance(error.cause, ValueError) and not isinstance(error.cause, IsolationUnavailable):
+                raise error.cause from None
+            return f"{type(error.cause).__name__}: {error.cause}"
+
+    def _in_order(self) -> list[Any]:
+        """Handles: the own node's first, each kind in turn, so that pools share the work."""
+        import ray
+
+        own = ray.get_runtime_context().get_node_id()
+        self._turn += 1
+        near = [pool for node, pool in self._pools if node == own]
+        far = [pool for node, pool in self._pools if node != own]
+        return [pools[(self._turn + i) % len(pools)] for pools in (near, far) for i in range(len(pools))]
+
+    def _pack(self, tests: TestSet) -> PackedTests:
+        pickled = pickle.dumps(tests)
+        key = hashlib.blake2b(pickled, digest_size=16).hexdigest()
+        if len(pickled) <= INLINE_BYTES:
+            return PackedTests(key=key, size=len(pickled), pickled=pickled)
+        if key not in self._references:
+            import ray
+
+            self._references[key] = ray.put(pickled)
+            if len(self._references) > KEPT_REFERENCES:
+                self._references.popitem(last=False)
+        self._references.move_to_end(key)
+        return PackedTests(key=key, size=len(pickled), reference=self._references[key])
+
+
+def judge_deadline_s(config: SandboxConfig) -> float:
+    """Seconds after which a `PoolJudge` has answered, whatever happened."""
+    return config.deadline_s + answer_s(config) + RESTART_S
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

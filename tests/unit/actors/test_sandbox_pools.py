@@ -1,0 +1,136 @@
+"""All pools of a run: what they report together, also when one is restarted, silent or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from funicular.actors.errors import RunStopped
+from funicular.actors.sandbox_pool import PoolReport
+from funicular.actors.sandbox_pools import SLOTS_PER_POOL, SandboxPools
+from funicular.rewards.sandbox.isolation import IsolationUnavailable
+from funicular.rewards.sandbox.stats import SandboxStats
+from funicular.rewards.sandbox.types import Level
+from tests.fakes import FakeMethod
+
+
+class FakePool:
+    """Reports what it is told to, or raises it."""
+
+    def __init__(self, node: str, slots: int) -> None:
+        self.node = node
+        self.says: PoolReport | Exception = PoolReport(
+            level=Level.L3,
+            why_not_higher="",
+            slots=slots,
+            stats=SandboxStats(level=Level.L3, slots=slots),
+            life="first",
+        )
+        self.start = self.report = FakeOptions(FakeMethod(self._answer))
+
+    def did(self, **counters: Any) -> None:
+        assert isinstance(self.says, PoolReport)
+        self.says = replace(self.says, stats=replace(self.says.stats, **counters))
+
+    async def _answer(self) -> PoolReport:
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
+class FakeOptions:
+    """`actor.method.options(...)`, which gives the method again."""
+
+    def __init__(self, method: FakeMethod) -> None:
+        self._method = method
+
+    def options(self, **options: Any) -> FakeMethod:
+        return self._method
+
+
+def world(**nodes: int) -> tuple[SandboxPools, list[FakePool]]:
+    made: list[FakePool] = []
+
+    def make(node: str, slots: int) -> FakePool:
+        made.append(FakePool(node, slots))
+        return made[-1]
+
+    return SandboxPools(make, nodes, kill_actor=lambda actor: None), made
+
+
+async def test_a_large_node_has_several_pools_that_share_its_slots() -> None:
+    pools, made = world(small=4, large=2 * SLOTS_PER_POOL + 5)
+    assert [pool.says.slots for pool in made if pool.node == "small"] == [4]
+    assert [pool.says.slots for pool in made if pool.node == "large"] == [13, 12, 12]
+    assert [node for node, _ in pools.handles] == ["small", "large", "large", "large"]
+    sentences = await pools.start()
+    assert sentences == ["sandbox L3 on node small, 4 slots", "sandbox L3 on node large, 37 slots"]
+
+
+async def test_metrics_are_of_the_time_since_the_last_ones_over_all_nodes() -> None:
+    pools, (one, two) = world(a=2, b=2)
+    one.did(submissions=100, outcomes={"ok": 100})
+    await pools.start()
+    one.did(submissions=103, outcomes={"ok": 101, "wrong": 2}, jobs=30, cpu_s=3.0, infra_errors=1, queue_wait_s=2.0)
+    two.did(submissions=1, outcomes={"ok": 1}, jobs=10, cpu_s=1.0, dropped=1, infra_errors=1)
+    metrics = await pools.metrics()
+    assert metrics["sandbox/submissions"] == 4
+    assert metrics["sandbox/outcome/ok"] == 0.5
+    assert metrics["sandbox/outcome/wrong"] == 0.5
+    assert metrics["sandbox/cpu_s"] == 0.1
+    assert metrics["sandbox/queue_wait_mean_s"] == 0.5
+    assert metrics["sandbox/infra_error_frac"] == pytest.approx(2 / 5)
+    assert (metrics["sandbox/level"], metrics["sandbox/slots"]) == (3, 4)
+    metrics = await pools.metrics()
+    assert metrics["sandbox/submissions"] == 0
+    assert "sandbox/outcome/ok" not in metrics
+
+
+async def test_idle_time_is_of_all_slots() -> None:
+    pools, (pool,) = world(a=2)
+    await pools.start()
+    pool.did(slot_seconds=20.0, busy_s=5.0)
+    assert (await pools.metrics())["sandbox/idle_frac"] == 0.75
+
+
+async def test_a_pool_that_was_restarted_counts_from_zero_and_is_counted() -> None:
+    pools, (pool,) = world(a=2)
+    await pools.start()
+    pool.did(submissions=50)
+    await pools.metrics()
+    assert isinstance(pool.says, PoolReport)
+    pool.says = replace(pool.says, life="second", stats=SandboxStats(level=Level.L3, slots=2, submissions=7))
+    metrics = await pools.metrics()
+    assert (metrics["sandbox/submissions"], metrics["sandbox/pool_restarts"]) == (7, 1)
+    assert (await pools.metrics())["sandbox/pool_restarts"] == 1
+
+
+async def test_the_lowest_level_is_shown() -> None:
+    pools, (one, _) = world(a=2, b=2)
+    assert isinstance(one.says, PoolReport)
+    one.says = replace(one.says, level=Level.L1, why_not_higher="L3: EPERM")
+    assert (await pools.start())[0] == "sandbox L1 on node a, 2 slots (not higher: L3: EPERM)"
+    assert (await pools.metrics())["sandbox/level"] == 1
+
+
+async def test_a_silent_pool_does_not_stop_a_run() -> None:
+    pools, (one, two) = world(a=2, b=3)
+    await pools.start()
+    one.says = RayActorError()
+    assert (await pools.metrics())["sandbox/slots"] == 3
+    two.says = RayActorError()
+    assert await pools.metrics() == {}
+
+
+async def test_a_node_that_is_refused_stops_the_start_with_its_reason() -> None:
+    pools, (pool,) = world(a=2)
+    pool.says = IsolationUnavailable("sandbox.min_level=L3: this node reaches L1")
+    with pytest.raises(IsolationUnavailable, match=r"(?s)min_level=L3.*\(node a\)"):
+        await pools.start()
+    pool.says = RayActorError()
+    with pytest.raises(RunStopped, match="the sandbox pool of node a does not start"):
+        await asyncio.wait_for(pools.start(), 30)

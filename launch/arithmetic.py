@@ -68,16 +68,17 @@ KINDS: dict[str, tuple[int, Callable[[], Iterator[Question]]]] = {
     "word2": (4, _word2),
 }
 """Level (1 is easiest) and all questions of each kind."""
+DEFAULT_KINDS = "add1,add2,mul1,max3"
 
 
-def arithmetic_rows(kinds: str, size: int, seed: int) -> list[dict[str, Any]]:
+def arithmetic_rows(kinds: str | None, size: int, seed: int) -> list[dict[str, Any]]:
     """Rows with columns prompt, answer, kind and level, without repeats.
 
     Kinds take turns until `size` rows are there; a kind that runs out (add1 and mul1 have 64 each) leaves its
     turns to the others.
 
     Args:
-        kinds: names from KINDS, separated by commas.
+        kinds: names from KINDS, separated by commas; None: DEFAULT_KINDS.
         size: rows; fewer if the kinds have no more.
 
     Raises:
@@ -85,7 +86,7 @@ def arithmetic_rows(kinds: str, size: int, seed: int) -> list[dict[str, Any]]:
     """
     if size < 1:
         raise ValueError(f"data.size={size}: expected at least 1")
-    pools = {name: _shuffled(name, seed) for name in _kind_names(kinds)}
+    pools = {name: _shuffled(name, seed) for name in _kind_names(DEFAULT_KINDS if kinds is None else kinds)}
     rows: list[dict[str, Any]] = []
     while pools and len(rows) < size:
         for name in list(pools)[: size - len(rows)]:

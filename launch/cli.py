@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from funicular.launch.recipe import LoadedRecipe
 
-_COMMANDS: dict[str, tuple[str, ...]] = {"train": (), "config": ("keys", "show"), "metrics": ("sync",)}
+_COMMANDS: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "score": (),
+    "config": ("keys", "show"),
+    "metrics": ("sync",),
+    "sandbox": ("probe",),
+}
+_WITH_OVERRIDES = ("train", "score", "config show")
 USAGE_ERROR = 2
 
 
@@ -26,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # key=value may stand between -c options, which argparse allows only for words that it does not know
     options, rest = parser.parse_known_args(words)
     command = " ".join(part for part in (options.command, getattr(options, "subcommand", None)) if part)
-    if rest and command not in ("train", "config show"):
+    if rest and command not in _WITH_OVERRIDES:
         parser.error(f"unexpected: {' '.join(rest)}")
     if options.version:
         from importlib.metadata import version
@@ -35,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if command == "train":
         return _train(options.recipes, rest)
+    if command == "score":
+        return _score(options.recipes, rest, options.output)
     if command == "config show":
         return _config_show(options.recipes, rest)
     if command == "config keys":
@@ -45,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from funicular.launch.metrics_sync import sync_run
 
         return sync_run(options.run_dir)
+    if command == "sandbox probe":
+        from funicular.launch.sandbox_probe import print_probe
+
+        return print_probe()
     parser.print_help()
     return USAGE_ERROR
 
@@ -60,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train as a recipe says", allow_abbrev=False)
     _takes_recipes(train)
 
+    score = commands.add_parser("score", help="score a file of completions as a recipe says", allow_abbrev=False)
+    _takes_recipes(score, "COMPLETIONS.jsonl [--output FILE]")
+    score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
+
     config = commands.add_parser("config", help="what recipes may say, and what one says")
     config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     keys = config_commands.add_parser("keys", help="every key, its type, default and meaning")
@@ -71,11 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     metrics_commands = metrics.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     sync = metrics_commands.add_parser("sync", help="send to MLflow what it does not have of a run")
     sync.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder")
+
+    sandbox = commands.add_parser("sandbox", help="where untrusted code runs")
+    sandbox_commands = sandbox.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    sandbox_commands.add_parser("probe", help="the isolation level that this machine reaches, and why no higher")
     return parser
 
 
-def _takes_recipes(parser: argparse.ArgumentParser) -> None:
-    parser.usage = f"{parser.prog} -c RECIPE [-c RECIPE ...] [key=value ...]"
+def _takes_recipes(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.usage = " ".join(f"{parser.prog} -c RECIPE [-c RECIPE ...] {more} [key=value ...]".split())
     parser.epilog = (
         "key=value overrides a recipe: max_steps=50 algorithm.beta=0.04 algorithm.delta=null. "
         "`funicular config keys` lists all keys."
@@ -128,6 +149,22 @@ def _train(recipes: Sequence[str], overrides: Sequence[str]) -> int:
     from funicular.launch.train import train
 
     return train(loaded)
+
+
+def _score(recipes: Sequence[str], words: Sequence[str], output: Path | None) -> int:
+    # argparse would take the first word for the file, wherever overrides stand
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    files = [word for word in words if word not in overrides]
+    if len(files) != 1 or files[0].startswith("-"):
+        given = f"got {' '.join(files)}" if files else "got none"
+        print(f"funicular score: expected one file of completions, {given}; see --help", file=sys.stderr)
+        return USAGE_ERROR
+    loaded = _load(recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.score import score
+
+    return score(loaded, Path(files[0]), output)
 
 
 def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:

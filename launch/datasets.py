@@ -3,15 +3,16 @@ needed."""
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from funicular.rewards.nearest import known_names
 
-_FILE_TYPES = (".jsonl", ".json", ".parquet")
+FILE_TYPES = (".jsonl", ".json", ".parquet", ".jsonl.gz")
 
 
 class DataError(ValueError):
@@ -26,13 +27,14 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: str, *, subset: str | None, split: str, key: str) -> list[Row]:
+def read_rows(path: str, *, subset: str | None, split: str, key: str, made_by_rule: Iterable[str] = ()) -> list[Row]:
     """All rows, in the order of the file.
 
     Args:
-        path: a .jsonl, .json or .parquet file, a folder, or a hub id (owner/name).
+        path: a .jsonl, .jsonl.gz, .json or .parquet file, a folder, or a hub id (owner/name).
         subset, split: of a folder or hub dataset.
         key: the recipe's key that named the path, for messages.
+        made_by_rule: names of sets that `key` also takes, for messages.
 
     Raises:
         DataError: nothing readable stands there.
@@ -47,8 +49,8 @@ def read_rows(path: str, *, subset: str | None, split: str, key: str) -> list[Ro
         rows = _dataset_rows(str(local) if local.is_dir() else path, subset, split, key)
     else:
         raise DataError(
-            f"{key}={path}: no such file or folder; expected a {', '.join(_FILE_TYPES)} file, a folder, "
-            f"a hub id (owner/name) or arithmetic; {known_names(path, ['arithmetic'])}"
+            f"{key}={path}: no such file or folder; expected a {', '.join(FILE_TYPES)} file, a folder, "
+            f"a hub id (owner/name) or a set made by rule; {known_names(path, made_by_rule)}"
         )
     if not rows:
         raise DataError(f"{key}={path}: there are no rows")
@@ -71,11 +73,9 @@ def _file_rows(file: Path, key: str) -> Iterator[dict[str, Any]]:
         import pyarrow.parquet
 
         yield from pyarrow.parquet.read_table(file).to_pylist()
-    elif file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _object(line, f"{file} line {number}")
+    elif file.name.endswith((".jsonl", ".jsonl.gz")):
+        for _, values in jsonl_rows(file):
+            yield values
     elif file.suffix == ".json":
         listed = _parsed(file.read_text(encoding="utf-8"), str(file))
         if not isinstance(listed, list):
@@ -85,7 +85,22 @@ def _file_rows(file: Path, key: str) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{file} item {number}: expected an object, got {type(item).__name__}")
             yield item
     else:
-        raise DataError(f"{key}={file}: cannot read this type of file; expected {', '.join(_FILE_TYPES)}")
+        raise DataError(f"{key}={file}: cannot read this type of file; expected {', '.join(FILE_TYPES)}")
+
+
+def jsonl_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with one on each line, gzipped or not, and their line numbers from 1; empty lines count.
+
+    Raises:
+        DataError: a file that cannot be read, or a line that is no JSON object; names file and line.
+    """
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _object(line, f"{file} line {number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:  # EOFError: a gzip file that was cut
+        raise DataError(f"{file}: cannot be read: {error}") from error
 
 
 def _object(text: str, place: str) -> dict[str, Any]:
@@ -103,7 +118,7 @@ def _parsed(text: str, place: str) -> Any:
 
 
 def _may_be_hub_id(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILE_TYPES)
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(FILE_TYPES)
 
 
 def _dataset_rows(path: str, subset: str | None, split: str, key: str) -> list[Row]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from funicular.launch.config import DataConfig
 from funicular.launch.datasets import DataError, Row, column
 from funicular.rewards.types import Message, Task
-from funicular.rewards.verifiers import check_answer
+from funicular.rewards.verifiers import check_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,23 @@ class TaskMapping:
     """Turns rows into candidates.
 
     Args:
-        verifier: name, put on every task; reference answers are checked against what it can use.
+        verifier: name, put on every task; reference answers and tests are checked against what it can use.
+        verifier_options: `reward.verifier_options`. A column that one of them names (`prefix_column`) stays among a
+            task's columns, even if it is the prompt's.
 
     Raises:
         ValueError: an impossible combination of keys.
     """
 
-    def __init__(self, config: DataConfig, verifier: str) -> None:
+    def __init__(self, config: DataConfig, verifier: str, verifier_options: Mapping[str, Any] | None = None) -> None:
         if "{prompt}" not in config.prompt_template:
             raise ValueError(f"data.prompt_template={config.prompt_template!r}: expected {{prompt}} in it")
+        self._more = template_columns(config)
         if config.system_prompt is not None and not config.chat:
             raise ValueError("data.system_prompt needs chat messages; set data.chat=true or use prompt_template")
         self._config = config
         self._verifier = verifier
+        self._options = dict(verifier_options or {})
         self._pattern = _compiled(config.answer_pattern)
 
     def candidate(self, row: Row) -> Candidate:
@@ -56,13 +61,14 @@ class TaskMapping:
             task_id = str(column(row, config.id_column, "data.id_column"))
         else:
             task_id = _hash(raw_prompt, raw_answer)
-        try:
-            check_answer(self._verifier, answer)
-        except ValueError as error:
-            raise DataError(f"{row.place}: {error}") from None
-        used = {config.prompt_column, config.answer_column, config.id_column}
+        named = {value for option, value in self._options.items() if option.endswith("_column")}
+        used = {config.prompt_column, config.answer_column, config.id_column} - named
         columns = {name: value for name, value in row.values.items() if name not in used}
         task = Task(task_id=task_id, prompt=prompt, answer=answer, verifier=self._verifier, columns=columns)
+        try:
+            check_task(task, self._options)
+        except ValueError as error:
+            raise DataError(f"{row.place}: {error}") from None
         return Candidate(task, text, row.place)
 
     def _prompt(self, raw: Any, row: Row) -> tuple[str | tuple[Message, ...], str]:
@@ -72,7 +78,7 @@ class TaskMapping:
         if config.system_prompt is not None:
             system = (Message(role="system", content=config.system_prompt),)
         if isinstance(raw, str) and raw.strip():
-            text = config.prompt_template.replace("{prompt}", raw)
+            text = self._filled(raw, row)
             return ((*system, Message(role="user", content=text)) if config.chat else text), raw
         if not isinstance(raw, list) or not raw or not all(_is_message(item) for item in raw):
             raise DataError(
@@ -89,8 +95,17 @@ class TaskMapping:
             system = ()
         return (*system, *messages), "\n".join(m["content"] for m in messages if m["role"] == "user")
 
+    def _filled(self, prompt: str, row: Row) -> str:
+        """The template with the prompt and its other columns in it, in one pass: what a column says is never filled."""
+        values = {"prompt": prompt}
+        for name in self._more:
+            value = column(row, name, "data.template_columns")
+            values[name] = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        place = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
+        return place.sub(lambda match: values[match.group()[1:-1]], self._config.prompt_template)
+
     def _answer(self, raw: Any, row: Row) -> str | None:
-        if self._config.answer_column is None:
+        if raw is None:  # check_task says whether the verifier can do without
             return None
         if not isinstance(raw, str | int | float):
             raise DataError(
@@ -104,6 +119,19 @@ class TaskMapping:
         if match is None or match.group(1) is None:
             raise DataError(f"data.answer_pattern={pattern.pattern!r} does not match {row.place}: {str(raw)[-200:]!r}")
         return match.group(1).strip()
+
+
+def template_columns(config: DataConfig) -> tuple[str, ...]:
+    """The names in `data.template_columns`.
+
+    Raises:
+        ValueError: one that the template does not have.
+    """
+    names = tuple(name.strip() for name in (config.template_columns or "").split(",") if name.strip())
+    for name in names:
+        if f"{{{name}}}" not in config.prompt_template:
+            raise ValueError(f"data.template_columns={config.template_columns}: data.prompt_template has no {{{name}}}")
+    return names
 
 
 def _is_message(item: Any) -> bool:

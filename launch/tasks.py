@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from funicular.launch.arithmetic import arithmetic_rows
 from funicular.launch.config import DataConfig
 from funicular.launch.contamination import contaminated
 from funicular.launch.datasets import DataError, Row, column, read_rows
 from funicular.launch.task_mapping import Candidate, TaskMapping
 from funicular.launch.task_order import TaskIterator
+from funicular.launch.task_sets import MADE_BY_RULE
 from funicular.rewards.types import Task
 from funicular.rewards.verifiers import check_verifier
-
-EMBEDDED = "arithmetic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +49,30 @@ class TaskSet:
 
     def evaluation_tasks(self, count: int) -> tuple[Task, ...]:
         """The held-out tasks of every evaluation: `count` at most, the balance column's values in turn."""
+        return self._some_of(self.held_out, count)
+
+    def health_tasks(self, count: int) -> tuple[Task, ...]:
+        """A sample of all tasks for the check of the verifier's health, chosen as those of evaluations are."""
+        return self._some_of((*self.train, *self.held_out), count)
+
+    def _some_of(self, tasks: Iterable[Task], count: int) -> tuple[Task, ...]:
         by_value: dict[str, list[Task]] = {}
-        for task in sorted(self.held_out, key=lambda task: _fraction_of(task.task_id)):
+        for task in sorted(tasks, key=lambda task: _fraction_of(task.task_id)):
             value = "" if self.balance_column is None else str(task.columns[self.balance_column])
             by_value.setdefault(value, []).append(task)
         rounds = zip_longest(*(by_value[value] for value in sorted(by_value)))
         return tuple(task for turn in rounds for task in turn if task is not None)[:count]
 
 
-def load_tasks(config: DataConfig, verifier: str, seed: int) -> TaskSet:
+def load_tasks(
+    config: DataConfig, verifier: str, seed: int, *, verifier_options: Mapping[str, Any] | None = None
+) -> TaskSet:
     """Read, map and split the data.
 
     Args:
-        verifier: name, put on every task; reference answers are checked against what it can use.
-        seed: of the embedded set only.
+        verifier: name, put on every task; reference answers and tests are checked against what it can use.
+        seed: of sets made by rule only.
+        verifier_options: `reward.verifier_options`.
 
     Raises:
         DataError: unreadable data, a missing column, an answer that does not match; names key, file and row.
@@ -71,7 +81,7 @@ def load_tasks(config: DataConfig, verifier: str, seed: int) -> TaskSet:
     check_verifier(verifier)
     if not 0 <= config.held_out_fraction < 1:
         raise ValueError(f"data.held_out_fraction={config.held_out_fraction}: expected 0 or more, below 1")
-    mapping = TaskMapping(config, verifier)
+    mapping = TaskMapping(config, verifier, verifier_options)
     rows = _training_rows(config, seed)
     train, removed = _unique([mapping.candidate(row) for row in rows])
     held_out_rows = _held_out_rows(config)
@@ -98,10 +108,10 @@ def load_tasks(config: DataConfig, verifier: str, seed: int) -> TaskSet:
 
 
 def _training_rows(config: DataConfig, seed: int) -> list[Row]:
-    if config.path == EMBEDDED:
-        made = arithmetic_rows(config.kinds, config.size, seed)
-        return [Row(place=f"arithmetic row {n}", values=values) for n, values in enumerate(made, start=1)]
-    return read_rows(config.path, subset=config.subset, split=config.split, key="data.path")
+    if config.path in MADE_BY_RULE:
+        made = MADE_BY_RULE[config.path].rows(config, seed)
+        return [Row(place=f"{config.path} row {n}", values=values) for n, values in enumerate(made, start=1)]
+    return read_rows(config.path, subset=config.subset, split=config.split, key="data.path", made_by_rule=MADE_BY_RULE)
 
 
 def _held_out_rows(config: DataConfig) -> list[Row]:
@@ -112,8 +122,8 @@ def _held_out_rows(config: DataConfig) -> list[Row]:
         return []  # a file has no splits, so a part of it is held out
     path = config.held_out_path or config.path
     key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
-    if path == EMBEDDED:
-        raise ValueError(f"{key}: the embedded set holds out data.held_out_fraction of its tasks; leave it null")
+    if path in MADE_BY_RULE:
+        raise ValueError(f"{key}: a set made by rule holds out data.held_out_fraction of its tasks; leave it null")
     return read_rows(path, subset=config.subset, split=config.held_out_split or config.split, key=key)
 
 
@@ -168,4 +178,4 @@ def _balance_column(config: DataConfig, rows: list[Row]) -> str | None:
         for row in rows:
             column(row, config.balance_column, "data.balance_column")
         return config.balance_column
-    return "kind" if config.path == EMBEDDED else None
+    return MADE_BY_RULE[config.path].balance_column if config.path in MADE_BY_RULE else None

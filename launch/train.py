@@ -20,7 +20,9 @@ from funicular.cluster.supervise import RestartBudgetSpent
 from funicular.launch.checkpoints import Checkpoints, Snapshot, read_snapshot
 from funicular.launch.config import Config
 from funicular.launch.finish import finish, model_of_step
+from funicular.launch.health import check_health
 from funicular.launch.ledger import Ledger, read_events
+from funicular.launch.local_scoring import check_loading
 from funicular.launch.models import resolve_model
 from funicular.launch.prepared import Prepared
 from funicular.launch.progress import Progress
@@ -30,7 +32,6 @@ from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import load_tasks
 from funicular.launch.tracking import Tracker, open_tracker
-from funicular.rewards.runner import FunctionRunner
 
 FINISHED, FAILED, WRONG_INPUT = 0, 1, 2
 STOPPED = 128 + signal.SIGTERM
@@ -102,17 +103,17 @@ def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None,
         ValueError: names what is wrong.
     """
     config = loaded.config
-    tasks = load_tasks(config.data, config.reward.verifier, config.seed)
+    reward = config.reward
+    tasks = load_tasks(config.data, reward.verifier, config.seed, verifier_options=reward.verifier_options)
     report = tasks.report
     progress.event(
         f"{len(tasks.train)} training tasks, {len(tasks.held_out)} held out; "
         f"{report.duplicates_removed} duplicates removed, {len(report.contaminated)} held-out tasks also in training"
     )
-    runner = FunctionRunner(config.reward, loaded.folder)
-    try:
-        runner.start()  # a function that cannot be loaded must not first show as a scorer that dies
-    finally:
-        runner.close()
+    check_loading(reward, loaded.folder)
+    if reward.health_tasks:
+        sample = tasks.health_tasks(reward.health_tasks)
+        progress.event(str(check_health(config, loaded.folder, sample)))
     return Prepared(
         folder=folder,
         recipe_folder=loaded.folder,

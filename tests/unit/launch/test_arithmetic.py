@@ -68,7 +68,7 @@ def test_the_embedded_sets_kinds_take_turns() -> None:
         ({"kinds": "add1,add1"}, "twice"),
         ({"kinds": ""}, "data.kinds"),
         ({"size": 0}, "data.size=0"),
-        ({"held_out_path": "arithmetic"}, "data.held_out_path: the embedded set"),
+        ({"held_out_path": "arithmetic"}, "data.held_out_path: a set made by rule"),
         ({"held_out_fraction": 1.0}, "data.held_out_fraction=1.0"),
     ],
 )

@@ -23,7 +23,8 @@ def test_help_and_import_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
-    assert "train" in done.stdout
+    for command in ("train", "score", "config", "metrics", "sandbox"):
+        assert f"    {command} " in done.stdout
 
 
 def test_the_module_runs_as_a_program() -> None:
@@ -92,7 +93,12 @@ def test_config_keys_takes_a_filter(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "nearest"),
-    [(["trian"], "funicular train"), (["config", "kyes"], "funicular config keys")],
+    [
+        (["trian"], "funicular train"),
+        (["socre"], "funicular score"),
+        (["config", "kyes"], "funicular config keys"),
+        (["sandbox", "prob"], "funicular sandbox probe"),
+    ],
 )
 def test_a_mistyped_command_is_answered_with_the_nearest(
     words: list[str], nearest: str, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,8 @@
+import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,40 @@ def test_a_row_becomes_a_chat_task_with_its_other_columns(tmp_path: Path) -> Non
 def test_template_and_plain_text_keep_braces(tmp_path: Path) -> None:
     task = one(tmp_path, {"prompt": "2{x}", "answer": "5"}, prompt_template="Q: {prompt} \\boxed{}\nA:", chat=False)
     assert task.prompt == "Q: 2{x} \\boxed{}\nA:"
+
+
+def test_the_template_may_name_other_columns_and_fills_only_its_own_places(tmp_path: Path) -> None:
+    row = {
+        "prompt": "Write {tests} in {name}",
+        "answer": "5",
+        "tests": ["assert f(1)", "assert f({prompt})"],
+        "name": 3,
+    }
+    template = "{prompt}|{tests}|{name}|{other}"
+    task = one(tmp_path, row, prompt_template=template, template_columns="tests, name", chat=False)
+    assert task.prompt == "Write {tests} in {name}|assert f(1)\nassert f({prompt})|3|{other}"
+    assert set(task.columns) == {"tests", "name"}
+
+
+def test_the_verifiers_options_keep_the_columns_that_they_name(tmp_path: Path) -> None:
+    row = {"prompt": "Which?", "answer": "B", "options": ["x", "y"]}
+    path = write(tmp_path / "one.jsonl", [row])
+    config = DataConfig(path=path, held_out_fraction=0.0)
+    options = {"choices_column": "options"}
+    assert load_tasks(config, "choice", 0, verifier_options=options).train[0].columns == {"options": ["x", "y"]}
+    kept = load_tasks(replace(config, id_column="prompt"), "choice", 0, verifier_options={"choices_column": "options"})
+    assert set(kept.train[0].columns) == {"options"}
+    with pytest.raises(DataError, match=r"row 1: choice: .*no column 'option'"):
+        load_tasks(config, "choice", 0, verifier_options={"choices_column": "option"})
+
+
+def test_the_sample_for_the_health_check_is_stable_and_covers_the_balance_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS)
+    tasks = load_tasks(DataConfig(path=path, balance_column="level"), "exact_number", 0)
+    sample = tasks.health_tasks(9)
+    assert sample == load_tasks(DataConfig(path=path, balance_column="level"), "exact_number", 5).health_tasks(9)
+    assert [task.columns["level"] for task in sample] == [0, 1, 2] * 3
+    assert tasks.health_tasks(0) == ()
 
 
 def test_a_list_of_messages_is_used_as_it_is(tmp_path: Path) -> None:
@@ -80,12 +116,19 @@ def test_the_id_does_not_depend_on_template_or_pattern(tmp_path: Path) -> None:
         ({"prompt": "Q", "answer": "5"}, {"answer_pattern": "####"}, "expected a group"),
         ({"prompt": "Q", "answer": "5"}, {"answer_pattern": "("}, "data.answer_pattern"),
         ({"prompt": "Q", "answer": "five"}, {}, r"row 1: exact_number: .*not a number"),
-        ({"prompt": "Q", "answer": None}, {}, "expected text or a number"),
+        ({"prompt": "Q", "answer": None}, {}, "no reference answer"),
+        ({"prompt": "Q", "answer": [5]}, {}, "expected text or a number"),
         ({"prompt": "Q", "answer": "5"}, {"answer_column": None}, "no reference answer"),
         ({"prompt": "", "answer": "5"}, {}, "expected text or a list"),
         ({"prompt": [{"role": "user"}], "answer": "5"}, {}, "expected text or a list"),
         ({"prompt": [{"role": "user", "content": "Q"}], "answer": "5"}, {"chat": False}, "used as it is"),
         ({"prompt": "Q", "answer": "5"}, {"prompt_template": "no place"}, r"expected \{prompt\}"),
+        ({"prompt": "Q", "answer": "5"}, {"template_columns": "tests"}, r"data.prompt_template has no \{tests\}"),
+        (
+            {"prompt": "Q", "answer": "5"},
+            {"template_columns": "tests", "prompt_template": "{prompt} {tests}"},
+            "data.template_columns=tests: .*no such column",
+        ),
         (
             {"prompt": "Q", "answer": "5"},
             {"chat": False, "system_prompt": "S"},
@@ -111,6 +154,16 @@ def test_json_parquet_and_jsonl_give_the_same_tasks(tmp_path: Path) -> None:
     sets = [load_tasks(DataConfig(path=path), "exact_number", 0) for path in paths]
     assert sets[0] == sets[1] == sets[2]
     assert len(sets[0].train) + len(sets[0].held_out) == 200
+
+
+def test_a_gzipped_file_gives_the_same_tasks_and_a_cut_one_is_an_error(tmp_path: Path) -> None:
+    plain = load_tasks(DataConfig(path=write(tmp_path / "a.jsonl", ROWS)), "exact_number", 0)
+    packed = gzip.compress((tmp_path / "a.jsonl").read_bytes())
+    (tmp_path / "b.jsonl.gz").write_bytes(packed)
+    assert load_tasks(DataConfig(path=str(tmp_path / "b.jsonl.gz")), "exact_number", 0) == plain
+    (tmp_path / "b.jsonl.gz").write_bytes(packed[:-20])
+    with pytest.raises(DataError, match=r"b.jsonl.gz: cannot be read"):
+        load_tasks(DataConfig(path=str(tmp_path / "b.jsonl.gz")), "exact_number", 0)
 
 
 def test_a_folder_is_read_by_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -14,7 +14,7 @@ from funicular.rewards.sandbox.slot.wire import Job, JobKind
 from funicular.rewards.sandbox.slot_process import SlotProcess, SlotRole
 from funicular.rewards.sandbox.types import JobReport, Level, Limits
 
-QUICK = Limits(cpu_s=1.0, memory_mib=128, processes=16, output_kib=64, disk_mib=4)
+QUICK = Limits(cpu_s=3.0, memory_mib=128, processes=16, output_kib=64, disk_mib=4)
 LEVELS = [Level.L3, Level.L1]
 _ASK_FOR_NAMESPACES = """
 import ctypes, os
@@ -35,10 +35,12 @@ def skip_unless_possible(level: Level) -> None:
         pytest.skip("this machine does not allow user namespaces with mounts")
 
 
-def slot_of(role: SlotRole, level: Level, number: int = 0) -> Iterator[SlotProcess]:
+def slot_of(
+    role: SlotRole, level: Level, number: int = 0, preload: Sequence[str] = ("threading", "traceback")
+) -> Iterator[SlotProcess]:
     """For fixtures."""
     skip_unless_possible(level)
-    slot = SlotProcess(role=role, level=level, name=f"test-{role}", slot_number=number)
+    slot = SlotProcess(role=role, level=level, name=f"test-{role}", slot_number=number, preload=preload)
     yield slot
     slot.kill()
 

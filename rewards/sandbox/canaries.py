@@ -15,7 +15,10 @@ from funicular.rewards.sandbox.types import Limits, Outcome
 
 THROUGH, TRIED = "through:", "tried"
 _MIB = 1 << 20
-_SMALL = Limits(cpu_s=1.0, memory_mib=256, processes=8, output_kib=64, disk_mib=2)
+_SMALL = Limits(cpu_s=5.0, memory_mib=256, processes=8, output_kib=64, disk_mib=2)
+
+_STARVED = Outcome.WALL
+"""On a node so busy that wall time runs out first, nothing got through either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,10 @@ for path in ("/proc", "/proc/self", "/proc/self/maps", "/proc/1/environ", "/proc
     refused(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path).read(100))
 refused("own memory", lambda: open("/proc/self/mem", "r+b"))
 for pid in {os.getppid(), OWNER_PID} - {os.getpid()}:
+    for number in range(20):
+        refused("descriptor", lambda: os.open("/proc/%d/fd/%d" % (pid, number), os.O_RDONLY))
+    refused("program", lambda: os.readlink("/proc/%d/exe" % pid))
+    refused("folder", lambda: os.listdir("/proc/%d/cwd" % pid))
     not_there("process_vm_readv", pid, 0, 0, 0, 0, 0)
     not_there("process_vm_writev", pid, 0, 0, 0, 0, 0)
     not_there("pidfd_open", pid, 0)
@@ -158,7 +165,7 @@ _PYTHON_KILLED = (
         name="processor time",
         source="while True: pass",
         limits=Limits(cpu_s=0.1),
-        outcomes=_killed(Outcome.CPU, Outcome.WALL),  # a node so busy that wall time runs out first is no fault
+        outcomes=_killed(Outcome.CPU, _STARVED),
     ),
     Canary(name="output", source="print('x' * (1 << 20))", outcomes=_killed(Outcome.OUTPUT)),
     Canary(
@@ -270,15 +277,20 @@ _BASH_KILLED = (
         name="processor time of many",
         source="for i in 1 2 3; do while :; do :; done & done; wait",
         limits=Limits(cpu_s=0.1),
-        outcomes=_killed(Outcome.CPU, Outcome.WALL),
+        outcomes=_killed(Outcome.CPU, _STARVED),
     ),
     Canary(
         name="memory",
-        source="printf -v x '%0*d' 300000000 0; echo tried",
+        source="printf -v x '%0*d' 90000000 0; echo tried",
         limits=Limits(cpu_s=2.0, memory_mib=64),
-        outcomes=_killed(Outcome.MEMORY, Outcome.RUNTIME_ERROR, Outcome.SIGNAL),
+        outcomes=_killed(Outcome.MEMORY, Outcome.RUNTIME_ERROR, Outcome.SIGNAL, Outcome.CPU, _STARVED),
     ),
-    Canary(name="output", source="while :; do echo 0123456789abcdef; done", outcomes=_killed(Outcome.OUTPUT)),
+    Canary(
+        name="output",
+        source="while :; do echo 0123456789abcdef; done",
+        limits=Limits(cpu_s=2.0, output_kib=16),
+        outcomes=_killed(Outcome.OUTPUT, Outcome.CPU, _STARVED),
+    ),
 )
 
 

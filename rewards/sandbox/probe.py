@@ -54,7 +54,7 @@ def reach(python: str = sys.executable) -> Reach:
 
 
 def _try(level: Level, python: str) -> dict[str, str]:
-    slot = SlotProcess(role=SlotRole.CANDIDATE, level=level, name="probe", python=python)
+    slot = SlotProcess(role=SlotRole.CANDIDATE, level=level, name="probe", python=python, preload=())
     try:
         check_slot(slot)
         return slot.details

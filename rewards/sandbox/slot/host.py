@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from funicular.rewards.sandbox.slot import job as jobs
-from funicular.rewards.sandbox.slot import kernel, landlock, namespaces, users, wire
+from funicular.rewards.sandbox.slot import kernel, landlock, namespaces, users, visible, wire
 from funicular.rewards.sandbox.slot.native import NativePrograms, compile_limits
 from funicular.rewards.sandbox.slot.place import MemoryGauge, Place
 from funicular.rewards.sandbox.slot.place_l1 import WORK, FolderPlace
@@ -31,6 +32,8 @@ from funicular.rewards.sandbox.types import Level, Outcome
 _HIGH_FD = 64
 _FIRST_FREE_FD = 10
 """Above all that jobs have; a descriptor of ours below could be overwritten by one of theirs."""
+
+_LIBRARIES = ("/lib", "/lib32", "/lib64", "/libx32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ def main() -> NoReturn:
         while True:
             _serve_one(place, gauge, control)
     except (OwnerGone, wire.SlotGone, ConnectionError):
-        place.kill_all()
+        place.leave()
         os._exit(0)
 
 
@@ -115,51 +118,40 @@ def _enter_l3(setup: Setup, control: socket.socket, details: dict[str, str]) -> 
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     gauge, descendants = MemoryGauge(), Descendants()
     native = NativePrograms() if setup.native else None
-    site = setup.site
-    shown = _interpreter_folders()
-    elsewhere = {}
-    if site is not None and not _covered(site, shown):
-        elsewhere[site] = namespaces.SITE
-        site = namespaces.SITE
+    shown = visible.interpreter_folders()
+    found = visible.packages(setup.site, setup.preload)
     namespaces.build_root(
-        namespaces.RootPlan(read_only=shown, elsewhere=elsewhere, canary=setup.canary, native=setup.native)
+        namespaces.RootPlan(
+            read_only=shown,
+            elsewhere={path: f"{namespaces.SITE}/{name}" for name, path in found.items()},
+            hidden=visible.third_party_folders(shown),
+            canary=json.dumps({"expected_output": setup.canary}),
+            native=setup.native,
+        )
     )
     if native is not None:
         native.mount()
-    _become_bare(site, home=namespaces.WORK)
+    _become_bare(namespaces.SITE, home=namespaces.WORK)
     details["user"] = "its own" if own_user else "the owner's"
     return NamespacePlace(gauge, native, descendants, own_user=own_user), gauge
 
 
 def _enter_l1(setup: Setup, details: dict[str, str]) -> tuple[Place, MemoryGauge]:
     gauge = MemoryGauge()
-    readable = [*_interpreter_folders(), *(f"/{name}" for name in ("lib", "lib32", "lib64", "libx32"))]
-    if setup.site is not None:
-        readable.append(setup.site)
-    own_user = users.change(setup.folder, readable)
+    shown = visible.real_folders([*visible.interpreter_folders(), *_LIBRARIES])
+    found = visible.packages(setup.site, setup.preload)
+    site = f"{setup.folder}/site"
+    os.mkdir(site, 0o755)
+    for name, path in found.items():
+        os.symlink(path, f"{site}/{name}")
+    own_user = users.change(setup.folder, [*shown, *found.values()])
     details["user"] = "its own" if own_user else "the owner's"
-    _become_bare(setup.site, home=f"{setup.folder}/{WORK}")
+    _become_bare(site, home=f"{setup.folder}/{WORK}")
     kernel.drop_capabilities()
-    return FolderPlace(setup.folder, readable, gauge, own_user=own_user), gauge
+    return FolderPlace(setup.folder, shown, [site, *found.values()], gauge, own_user=own_user), gauge
 
 
-def _interpreter_folders() -> list[str]:
-    """/usr, and where this interpreter and its standard library are."""
-    shown = ["/usr"]
-    for folder in (sys.base_prefix, sys.base_exec_prefix, *sys.path):
-        real = os.path.realpath(folder)
-        if os.path.isdir(real) and real != "/" and not _covered(real, shown):
-            shown.append(real)
-        if os.path.isdir(folder) and folder not in ("", "/") and not _covered(folder, shown):
-            shown.append(folder)
-    return shown
-
-
-def _covered(folder: str, shown: list[str]) -> bool:
-    return any(f"{folder}/".startswith(f"{above}/") for above in shown)
-
-
-def _become_bare(site: str | None, home: str) -> None:
+def _become_bare(site: str, home: str) -> None:
     """No environment, no privileges to gain, nobody may look into this process or what it forks."""
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", HOME=home, TMPDIR=home, PATH="/usr/bin:/bin")
@@ -168,8 +160,7 @@ def _become_bare(site: str | None, home: str) -> None:
     kernel.drop_bounding_set()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     sys.path[:] = [folder for folder in sys.path if folder]
-    if site is not None and site not in sys.path:
-        sys.path.append(site)
+    sys.path.append(site)
 
 
 def _preload(setup: Setup) -> None:

@@ -17,6 +17,8 @@ CANARY_PATH = "/tests/expected_output.json"
 FIRST_JOB_UID = 60000
 """Outside the user namespace; each slot adds its number."""
 
+_ALTERNATIVES = "/etc/alternatives"
+"""Links only, by which Debian finds awk and others."""
 _LINKS_OR_FOLDERS = ("lib", "lib32", "lib64", "libx32", "bin", "sbin")
 _DEVICES = ("null", "zero", "urandom")
 _SMALL = "size=1m,nr_inodes=600"
@@ -31,7 +33,10 @@ class RootPlan:
     """Folders shown where they are."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Folders shown at another path."""
+    hidden: Sequence[str] = ()
+    """Folders in `read_only` that look empty."""
     canary: str = ""
+    """What the file that looks like expected outputs holds."""
     native: bool = False
     """Programs in the working folder may be executed; there is a folder for compiled programs."""
 
@@ -133,8 +138,12 @@ def build_root(plan: RootPlan) -> None:
     kernel.mount("none", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"{_SMALL},mode=755")
     for source in plan.read_only:
         _show(source, root + source)
+    os.mkdir(root + SITE)
     for source, target in plan.elsewhere.items():
         _show(source, root + target)
+    for folder in plan.hidden:
+        flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+        kernel.mount("none", root + folder, "tmpfs", flags, "size=4k,nr_inodes=1,mode=755")
     for name in _LINKS_OR_FOLDERS:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
@@ -142,6 +151,8 @@ def build_root(plan: RootPlan) -> None:
             _show(f"/{name}", f"{root}/{name}")
     for name in _DEVICES:
         _show(f"/dev/{name}", f"{root}/dev/{name}", devices=True)
+    if plan.native and os.path.isdir(_ALTERNATIVES):
+        _show(_ALTERNATIVES, root + _ALTERNATIVES)
     os.symlink(f"{INPUT}/stdin", f"{root}/dev/stdin")
     os.symlink("work", f"{root}/tmp")
     for folder in (WORK, INPUT, *((BUILD,) if plan.native else ()), os.path.dirname(CANARY_PATH)):

@@ -28,7 +28,7 @@ TOOLS = {
 
 _SUFFIXES = {"bash": "sh", "cpp": "cpp", "javascript": "js"}
 _FLAGS = ("-x", "c++", "-std=gnu++17", "-O2")
-_COMPILER_MIB, _COMPILER_CPU_S, _COMPILER_DISK_MIB = 2048, 20.0, 64
+_COMPILER_MIB, _COMPILER_CPU_S, _COMPILER_DISK_MIB = 2048, 10.0, 64
 _PROGRAM_MIB = 64
 _BUILD_MIB = 256
 _KEPT_BYTES = (_BUILD_MIB - _PROGRAM_MIB) << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from funicular.rewards.sandbox.slot import landlock, policy, seccomp
@@ -51,6 +51,9 @@ class Place(Protocol):
     def disk_is_full(self) -> bool:
         """The job has filled its working folder."""
 
+    def leave(self) -> None:
+        """The owner is gone: leave nothing behind."""
+
     def clean(self) -> bool:
         """Remove what the job left. Returns whether the slot is worn and should be replaced."""
 
@@ -67,7 +70,7 @@ def walls(level: Level, *, native: bool, own_uid: int | None) -> Walls:
     )
 
 
-def rules(readable: list[str], writable: str, *, native: bool) -> int | None:
+def rules(readable: list[str], writable: str, *, native: bool, listable: Sequence[str] = ()) -> int | None:
     """Landlock's rules for a job; None: the kernel has no Landlock."""
     if not landlock.abi():
         return None
@@ -76,6 +79,7 @@ def rules(readable: list[str], writable: str, *, native: bool) -> int | None:
     return landlock.ruleset(
         [
             *((path, landlock.READ | execute) for path in readable),
+            *((path, landlock.READ_DIR) for path in listable),
             *devices,
             ("/dev/urandom", landlock.READ_FILE),
             (writable, landlock.READ_WRITE | execute),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from funicular.rewards.sandbox.slot import cleaning, limits
+from funicular.rewards.sandbox.slot import cleaning, limits, visible
 from funicular.rewards.sandbox.slot.child import Ground
 from funicular.rewards.sandbox.slot.place import MemoryGauge, python_memory, rules, walls
 from funicular.rewards.sandbox.slot.work import Work
@@ -14,7 +15,7 @@ from funicular.rewards.sandbox.types import Level, Limits, Outcome
 
 WORK, CANARY_PATH = "work", "tests/expected_output.json"
 """Inside the slot's folder."""
-_CLEANING_S = 1.0
+_CLEANING_S, _LEAVING_S = 1.0, 30.0
 _MOST_ENTRIES = 4000
 """Files and folders that a job may leave at any moment; the kernel has no limit for it."""
 _DISK_SLACK = 2.0
@@ -24,26 +25,35 @@ _DISK_SLACK = 2.0
 class FolderPlace:
     """See `Place`."""
 
-    def __init__(self, folder: str, readable: list[str], gauge: MemoryGauge, *, own_user: bool) -> None:
+    def __init__(
+        self, folder: str, shown: Sequence[str], packages: Sequence[str], gauge: MemoryGauge, *, own_user: bool
+    ) -> None:
         """Prepare.
 
         Args:
             folder: absolute; holds WORK and the canary.
-            readable: what a job may read besides.
+            shown: what a job may read besides, but for third-party packages in it.
+            packages: of these, those that it may read.
             own_user: nobody else has our user id, so the kernel can count the job's threads.
         """
         self._folder = folder
         self._work = f"{folder}/{WORK}"
-        self._readable = [*readable, f"{folder}/{os.path.dirname(CANARY_PATH)}"]
+        hidden = visible.third_party_folders(shown)
+        granted = [visible.around(path, hidden) for path in shown if os.path.isdir(path)]
+        self._readable = [*packages, f"{folder}/{os.path.dirname(CANARY_PATH)}", *(p for r, _ in granted for p in r)]
+        self._listable = [p for _, listable in granted for p in listable]
         self._gauge = gauge
         self._own_user = own_user
         self._walls = walls(Level.L1, native=False, own_uid=None)
-        self._rules = rules(self._readable, self._work, native=False)
+        self._rules = self._make_rules()
         if self._rules is None:
             raise OSError("the kernel has no Landlock")
         self._asides = 0
         self.counts_denied = self._walls.notify
         self.handoff, self._jobs_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def _make_rules(self) -> int | None:
+        return rules(self._readable, self._work, native=False, listable=self._listable)
 
     def prepare(self, work: Work) -> Ground:
         memory = python_memory(self._gauge, work.limits)
@@ -80,6 +90,11 @@ class FolderPlace:
     def disk_is_full(self) -> bool:
         return False
 
+    def leave(self) -> None:
+        with suppress(cleaning.TooMuch, OSError):  # there is nobody to tell
+            cleaning.empty(self._folder, _LEAVING_S)
+            os.rmdir(self._folder)
+
     def clean(self) -> bool:
         try:
             cleaning.empty(self._work, _CLEANING_S)
@@ -90,7 +105,7 @@ class FolderPlace:
             os.mkdir(self._work, 0o700)
             if self._rules is not None:
                 os.close(self._rules)
-            self._rules = rules(self._readable, self._work, native=False)
+            self._rules = self._make_rules()
             return True
         return False
 

@@ -18,8 +18,8 @@ from funicular.rewards.sandbox.slot.work import Work
 from funicular.rewards.sandbox.types import Level, Limits, Outcome
 
 _STDIN_PATH = b"/dev/stdin"
-_PROCESS_OWN_MIB = 64
-"""Of each process, programs and libraries that it shares with others included."""
+_PROGRAM_MIB, _PROCESS_MIB = 64, 8
+"""What a program with its libraries takes, and what each process more shares with the others and is counted again."""
 _OTHERS_OF_OUR_USER = 2
 """Without a user id of its own, a job shares ours: this process, and the one that waits outside for it."""
 
@@ -88,7 +88,7 @@ class NamespacePlace:
                 return Outcome.CPU
             if usage.processes > bounds.processes + self._others:
                 return Outcome.FORBIDDEN  # the kernel does not limit them if our user is the machine's root
-            fair = bounds.memory_mib + _PROCESS_OWN_MIB * usage.processes
+            fair = bounds.memory_mib + _PROGRAM_MIB + _PROCESS_MIB * usage.processes
             return Outcome.MEMORY if usage.rss_mib > fair else None
 
         return excess
@@ -101,6 +101,9 @@ class NamespacePlace:
 
     def disk_is_full(self) -> bool:
         return os.statvfs(WORK).f_bfree == 0
+
+    def leave(self) -> None:
+        self.kill_all()  # what is mounted goes with this process
 
     def clean(self) -> bool:
         if self._input_used:

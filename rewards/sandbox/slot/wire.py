@@ -48,7 +48,7 @@ class Job:
     kind: JobKind
     source: bytes
     stdin: bytes = b""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     options: dict[str, Any] = field(default_factory=dict)
     """Plain JSON for the runtime: a tester's style and statements, a native job's language."""
 

@@ -14,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from funicular.rewards.sandbox.slot.visible import SHOWN_PACKAGES
 from funicular.rewards.sandbox.slot.wire import Job, JobKind
-from funicular.rewards.sandbox.slot_process import SlotFailed, SlotLost, SlotProcess, SlotRole
+from funicular.rewards.sandbox.slot_process import (
+    DEFAULT_PRELOAD,
+    SlotFailed,
+    SlotLost,
+    SlotProcess,
+    SlotRole,
+    site_folder,
+)
 from funicular.rewards.sandbox.types import Level, Outcome
 from tests.slots import LEVELS, QUICK, below, run, skip_unless_possible, slot_of
 
@@ -54,7 +62,7 @@ ENDS = {
 @pytest.fixture(scope="module", params=LEVELS)
 def slot(request: pytest.FixtureRequest) -> Iterator[SlotProcess]:
     """One slot for judged Python; the tests of this module share it, as submissions do."""
-    yield from slot_of(SlotRole.CANDIDATE, request.param)
+    yield from slot_of(SlotRole.CANDIDATE, request.param, preload=DEFAULT_PRELOAD)
 
 
 def test_a_program_reads_its_input_and_prints(slot: SlotProcess) -> None:
@@ -69,7 +77,8 @@ def test_a_program_reads_its_input_and_prints(slot: SlotProcess) -> None:
 def test_each_end_has_its_outcome(slot: SlotProcess, name: str) -> None:
     source, outcome = ENDS[name]
 
-    report = run(slot, source, limits=replace(QUICK, cpu_s=0.3))
+    # little enough to be used up, or enough to be no matter, on however busy a machine
+    report = run(slot, source, limits=replace(QUICK, cpu_s=0.1 if outcome is Outcome.CPU else 5.0))
 
     assert report.outcome is outcome, report
 
@@ -100,7 +109,9 @@ for attempt in (socket.socket, socket.socket, os.fork, lambda: os.execv("/usr/bi
 
 
 def test_too_many_denied_calls_end_the_job(slot: SlotProcess) -> None:
-    report = run(slot, "import socket\nwhile True:\n  try: socket.socket()\n  except OSError: pass")
+    source = "import socket\nwhile True:\n  try: socket.socket()\n  except OSError: pass"
+
+    report = run(slot, source, limits=replace(QUICK, cpu_s=10.0))
 
     assert report.outcome is Outcome.FORBIDDEN
     assert report.denied["socket"] == 1001
@@ -110,10 +121,11 @@ def test_threads_up_to_the_limit_work_and_no_more(slot: SlotProcess) -> None:
     source = """
 import threading, time
 threading.stack_size(1 << 16)
-for _ in range(COUNT): threading.Thread(target=time.sleep, args=(0.5,)).start()
+for _ in range(COUNT): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 print(threading.active_count())
+time.sleep(0.5)
 """
-    limits = replace(QUICK, processes=10)
+    limits = replace(QUICK, processes=10, cpu_s=5.0)
 
     assert run(slot, source.replace("COUNT", "9"), limits=limits).stdout == b"10\n"
     assert run(slot, source.replace("COUNT", "60"), limits=limits).outcome in (Outcome.RUNTIME_ERROR, Outcome.FORBIDDEN)
@@ -256,23 +268,26 @@ def test_killing_a_stuck_slot_leaves_no_process(doomed: SlotProcess) -> None:
     _all_gone({doomed.pid, *inside})
 
 
-def test_a_slot_dies_with_its_owner() -> None:
+def test_a_slot_dies_with_its_owner_and_so_does_its_folder(tmp_path: Path) -> None:
     skip_unless_possible(Level.L1)
     source = """
-import time
+import sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
 from funicular.rewards.sandbox.slot_process import SlotProcess, SlotRole
 from funicular.rewards.sandbox.types import Level
 slot = SlotProcess(role=SlotRole.CANDIDATE, level=Level.L1, name="orphan", preload=())
 print(slot.pid, flush=True)
 time.sleep(60)
 """
-    owner = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    owner = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE)
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
+    assert os.listdir(tmp_path)
     owner.kill()
     owner.wait(_DEADLINE_S)
 
     _all_gone({pid})
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_folder_of_an_l1_slot_goes_with_it_however_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,3 +333,35 @@ def _all_gone(pids: set[int]) -> None:
     while alive := {pid for pid in pids if Path(f"/proc/{pid}").exists()}:
         assert time.monotonic() < deadline, f"{alive} live on"
         time.sleep(0.02)
+
+
+def test_packages_are_hidden_but_for_those_that_programs_need(slot: SlotProcess) -> None:
+    """Every folder of packages that the interpreter has, wherever it is, and the one whose numpy is shown."""
+    source = """
+import numpy, sys, os, glob
+for name in ("omegaconf", "yaml", "ray", "funicular.launch"):
+    try: __import__(name)
+    except ModuleNotFoundError: continue
+    print("imported", name)
+roots = {sys.base_prefix, "/usr", "/usr/local"}
+folders = {f for root in roots for kind in ("site", "dist") for f in glob.glob(f"{root}/lib/python3*/{kind}-packages")}
+for folder in folders | {SITE}:
+    for name in os.listdir(folder) if os.access(folder, os.R_OK) and LISTS else []:
+        print("listed", folder, name)
+    for path in glob.glob(f"{folder}/*/__init__.py"):
+        if "/numpy/" in path or "/pytest/" in path or any(f"/{n}/" in path for n in SHOWN): continue
+        try: print("read", path, open(path).read(10))
+        except OSError: pass
+print(numpy.arange(3).sum())
+"""
+    values = {
+        "SITE": repr(site_folder(sys.executable)),
+        "SHOWN": repr(SHOWN_PACKAGES),
+        "LISTS": str(slot.level is Level.L3),
+    }
+    for name, value in values.items():
+        source = source.replace(name, value)
+
+    report = run(slot, source, limits=replace(QUICK, cpu_s=10.0))
+
+    assert report.stdout == b"3\n", report

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What it says, on one line; its type's name if it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class GroupFailed(RuntimeError):
     """One group could not be generated or scored; its slot is refilled.
 

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from funicular.actors.busy_clock import BusyClock
-from funicular.actors.errors import GroupFailed, RunStopped
+from funicular.actors.errors import GroupFailed, RunStopped, first_line
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
 from funicular.cluster.calls import DeadlineExceeded, call
@@ -104,8 +104,8 @@ class Generators:
             record = await call(record_ref, deadline_s=None, what=f"{member.name}: {request.group_id}")
             return record, payload_ref
         except RayActorError as error:
-            self._distrust(member, actor, _first_line(error))
-            raise GroupFailed("generator_died", f"{member.name}: {_first_line(error)}") from error
+            self._distrust(member, actor, first_line(error))
+            raise GroupFailed("generator_died", f"{member.name}: {first_line(error)}") from error
         except GroupFailed as error:
             if error.reason in ("engine_died", "no_progress"):
                 self._distrust(member, actor, str(error))
@@ -151,7 +151,7 @@ class Generators:
             try:
                 await call(member.actor.abort_all.remote(reason), deadline_s=60, what=f"{member.name}: abort")
             except (RayActorError, DeadlineExceeded) as error:
-                self._distrust(member, member.actor, _first_line(error))
+                self._distrust(member, member.actor, first_line(error))
 
     async def metrics(self) -> dict[str, float]:
         """Number of serving generators and the fraction of time that generators had nothing to do."""
@@ -165,11 +165,11 @@ class Generators:
                 await call(member.actor.start.remote(), deadline_s=self._start_deadline_s, what=what)
                 return
             except (RayActorError, DeadlineExceeded) as error:
-                self._recreate(member, _first_line(error))
+                self._recreate(member, first_line(error))
             except Exception as error:
                 if self._newest is None:  # nothing was ever served: most likely the recipe or the installation
                     raise RunStopped(f"{member.name}: the engine does not start: {error}") from error
-                self._recreate(member, _first_line(error))  # memory that the dead engine held may still be in use
+                self._recreate(member, first_line(error))  # memory that the dead engine held may still be in use
 
     async def _least_loaded(self) -> _Member:
         def serving() -> list[_Member]:
@@ -200,7 +200,7 @@ class Generators:
                 member.state = "waiting"
             return None
         except (RayActorError, DeadlineExceeded) as error:
-            member.refusal = _first_line(error)
+            member.refusal = first_line(error)
             self._distrust(member, actor, member.refusal)
             return None
         member.version = version
@@ -242,7 +242,7 @@ class Generators:
                     what = f"{member.name}: health"
                     await call(actor.health.remote(), deadline_s=HEALTH_DEADLINE_S, what=what)
                 except (RayActorError, DeadlineExceeded, GroupFailed) as error:
-                    self._distrust(member, actor, _first_line(error))
+                    self._distrust(member, actor, first_line(error))
 
     async def _set_state(self, member: _Member, state: str) -> None:
         async with self._changed:
@@ -262,7 +262,3 @@ class Generators:
                 self._fatal = RunStopped(f"generators: {error}")
                 self._fatal.__cause__ = error
                 self._changed.notify_all()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

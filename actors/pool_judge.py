@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from funicular.actors.errors import first_line
 from funicular.actors.sandbox_pool import PackedTests
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
@@ -19,10 +20,13 @@ from funicular.rewards.sandbox.types import Judgement, Program, TestSet
 
 INLINE_BYTES = 64 << 10
 """Test sets up to this size travel inside the call."""
-KEPT_REFERENCES = 256
-"""Large test sets that a scorer keeps in the object store."""
+KEPT_MIB = 256
+"""Large test sets that a scorer keeps in the object store, as pickles."""
 RESTART_S = 60.0
 """Seconds more for a pool that has to be started again before it answers."""
+ASKED_LAST_S = 600.0
+"""Seconds for which a pool that did not answer in time is asked after all others. `SandboxPools` restarts one that
+hangs meanwhile."""
 
 
 class PoolsDead(RuntimeError):
@@ -46,7 +50,8 @@ class PoolJudge:
         self._deadline_s = config.deadline_s
         self._answer_s = answer_s(config) + RESTART_S
         self._turn = zlib.crc32(client.encode())  # scorers begin at different pools
-        self._references: OrderedDict[str, Any] = OrderedDict()
+        self._references: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._asked_last_until = [0.0] * len(self._pools)
 
     def __call__(self, programs: Sequence[Program], tests: TestSet) -> list[Judgement]:
         """The verdict on each program, in order. What was not judged in time is `Outcome.INFRA_ERROR`.
@@ -60,10 +65,10 @@ class PoolJudge:
         while time.monotonic() < deadline:
             pauses: list[float] = []
             deaths: list[str] = []
-            for pool in self._in_order():
+            for index in self._in_order():
                 if (left_s := deadline - time.monotonic()) <= 0:
                     break
-                answer = self._ask(pool, list(programs), packed, left_s)
+                answer = self._ask(index, list(programs), packed, left_s)
                 if isinstance(answer, list):
                     return answer
                 if isinstance(answer, SandboxBusy):
@@ -77,35 +82,39 @@ class PoolJudge:
         return [not_judged(tests, reason) for _ in programs]
 
     def _ask(
-        self, pool: Any, programs: list[Program], tests: PackedTests, left_s: float
+        self, index: int, programs: list[Program], tests: PackedTests, left_s: float
     ) -> list[Judgement] | SandboxBusy | str:
         """The verdicts, or that it is busy, or why it cannot be asked."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+        _, pool = self._pools[index]
         call = pool.judge.remote(programs, tests, client=self._client, run=self._run, deadline_s=left_s)
         try:
             return ray.get(call, timeout=left_s + self._answer_s)
-        except RayActorError as error:
-            return _first_line(error)
-        except GetTimeoutError:
-            return f"no answer {self._answer_s:.0f} s after the deadline"
-        except RayTaskError as error:
+        except RayTaskError as error:  # first: one whose cause is a timeout is a GetTimeoutError too
             if isinstance(error.cause, SandboxBusy):
                 return error.cause
             if isinstance(error.cause, ValueError) and not isinstance(error.cause, IsolationUnavailable):
                 raise error.cause from None
             return f"{type(error.cause).__name__}: {error.cause}"
+        except GetTimeoutError:
+            self._asked_last_until[index] = time.monotonic() + ASKED_LAST_S
+            return f"no answer {self._answer_s:.0f} s after the deadline"
+        except RayError as error:  # it is dead, unschedulable, out of memory, or what it needs is lost
+            return first_line(error)
 
-    def _in_order(self) -> list[Any]:
-        """Handles: the own node's first, each kind in turn, so that pools share the work."""
+    def _in_order(self) -> list[int]:
+        """Indexes: the own node's first, each kind in turn, so that pools share the work; what timed out last."""
         import ray
 
         own = ray.get_runtime_context().get_node_id()
         self._turn += 1
-        near = [pool for node, pool in self._pools if node == own]
-        far = [pool for node, pool in self._pools if node != own]
-        return [pools[(self._turn + i) % len(pools)] for pools in (near, far) for i in range(len(pools))]
+        near = [index for index, (node, _) in enumerate(self._pools) if node == own]
+        far = [index for index, (node, _) in enumerate(self._pools) if node != own]
+        order = [pools[(self._turn + i) % len(pools)] for pools in (near, far) for i in range(len(pools))]
+        now = time.monotonic()
+        return sorted(order, key=lambda index: self._asked_last_until[index] > now)
 
     def _pack(self, tests: TestSet) -> PackedTests:
         pickled = pickle.dumps(tests)
@@ -115,17 +124,14 @@ class PoolJudge:
         if key not in self._references:
             import ray
 
-            self._references[key] = ray.put(pickled)
-            if len(self._references) > KEPT_REFERENCES:
-                self._references.popitem(last=False)
+            self._references[key] = ray.put(pickled), len(pickled)
         self._references.move_to_end(key)
-        return PackedTests(key=key, size=len(pickled), reference=self._references[key])
+        reference, size = self._references[key]
+        while len(self._references) > 1 and sum(kept for _, kept in self._references.values()) > KEPT_MIB << 20:
+            self._references.popitem(last=False)
+        return PackedTests(key=key, size=size, reference=reference)
 
 
 def judge_deadline_s(config: SandboxConfig) -> float:
     """Seconds after which a `PoolJudge` has answered, whatever happened."""
     return config.deadline_s + answer_s(config) + RESTART_S
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

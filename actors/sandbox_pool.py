@@ -19,6 +19,7 @@ from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.cores import usable_cores
 from funicular.rewards.sandbox.queue import Submission
 from funicular.rewards.sandbox.sandbox import Sandbox
+from funicular.rewards.sandbox.slot_process import missing_tool
 from funicular.rewards.sandbox.stats import SandboxStats
 from funicular.rewards.sandbox.types import Judgement, Level, Program, TestSet
 
@@ -79,13 +80,19 @@ class SandboxPool:
         self._tests: OrderedDict[str, tuple[TestSet, int]] = OrderedDict()
         self._calls: dict[str, list[Submission]] = {}
 
-    def start(self) -> PoolReport:
+    def start(self, language: str) -> PoolReport:
         """Start the slots, unless they run: not done by `__init__`, whose exceptions Ray reports as a dead actor.
+
+        Args:
+            language: of the programs that it will judge.
 
         Raises:
             IsolationUnavailable: this node does not reach the level that the recipe requires.
+            ValueError: this node has no interpreter or compiler of the language.
         """
         self._open()
+        if (missing := missing_tool(language)) is not None:
+            raise ValueError(missing)
         return self.report()
 
     def judge(
@@ -127,17 +134,6 @@ class SandboxPool:
             stats=stats,
             life=self._life,
         )
-
-    def level(self) -> Level:
-        """What its slots reach."""
-        return self._open().level
-
-    def close(self) -> None:
-        """End the slots."""
-        with self._lock:
-            sandbox, self._sandbox = self._sandbox, None
-        if sandbox is not None:
-            sandbox.close()
 
     def _open(self) -> Sandbox:
         with self._lock:

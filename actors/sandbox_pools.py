@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 START_S = 300.0
 """Seconds for a pool's process and all its slots to start."""
 REPORT_S = 10.0
+SILENT_REPORTS, SILENT_S = 3, START_S
+"""A pool that misses so many reports in a row, over at least so many seconds, hangs and is replaced. Slots that start
+on a busy node take long too, and must be let."""
 SLOTS_PER_POOL = 16
 """A pool is one Python process, which spends 0.8 ms on a job of some 6 ms: that bounds the slots it keeps busy."""
 
@@ -35,6 +38,10 @@ class _Member:
     actor: Any
     report: PoolReport | None = None
     """The last one; None before the start."""
+    missed: int = 0
+    """Reports in a row."""
+    silent_since: float = 0.0
+    """When it missed the first of them."""
 
 
 class SandboxPools:
@@ -43,6 +50,7 @@ class SandboxPools:
     Args:
         make_actor: starts the Ray actor of a pool on a node, given the node's id and the pool's slots, at most.
         nodes: node id to the slots on it, at most.
+        restart_actor: ends an actor at once, for Ray to start it again under the same handle, up to its max_restarts.
     """
 
     def __init__(
@@ -50,12 +58,12 @@ class SandboxPools:
         make_actor: Callable[[str, int], Any],
         nodes: Mapping[str, int],
         *,
-        kill_actor: Callable[[Any], None] = ray.kill,
+        restart_actor: Callable[[Any], None] = lambda actor: ray.kill(actor, no_restart=False),
     ) -> None:
         self._members = [
             _Member(node, make_actor(node, share)) for node, slots in nodes.items() for share in _shares(slots)
         ]
-        self._kill_actor = kill_actor
+        self._restart_actor = restart_actor
         self._restarts = 0
         self._read_at = time.monotonic()
 
@@ -64,14 +72,18 @@ class SandboxPools:
         """Node id and actor of each pool."""
         return [(member.node, member.actor) for member in self._members]
 
-    async def start(self) -> list[str]:
+    async def start(self, language: str = "python") -> list[str]:
         """Start every pool's slots; a sentence about each node, for people.
+
+        Args:
+            language: of the programs that they will judge.
 
         Raises:
             IsolationUnavailable: a node does not reach the level that the recipe requires.
+            ValueError: a node has no interpreter or compiler of the language.
             RunStopped: a pool's process does not start.
         """
-        reports = await asyncio.gather(*(self._start(member) for member in self._members))
+        reports = await asyncio.gather(*(self._start(member, language) for member in self._members))
         self._read_at = time.monotonic()
         by_node: dict[str, list[PoolReport]] = {}
         for member, report in zip(self._members, reports, strict=True):
@@ -103,18 +115,15 @@ class SandboxPools:
             total = total.plus(stats) if total else stats
         return _metrics(total, lowest, elapsed_s, self._restarts) if total else {}
 
-    async def stop(self) -> None:
-        """Kill every pool, and with it its slots."""
-        for member in self._members:
-            self._kill_actor(member.actor)
-
-    async def _start(self, member: _Member) -> PoolReport:
+    async def _start(self, member: _Member, language: str) -> PoolReport:
         what = f"the sandbox pool of node {member.node[:8]}"
-        starting = member.actor.start.options(concurrency_group=WATCH).remote()
+        starting = member.actor.start.options(concurrency_group=WATCH).remote(language)
         try:
             return await call(starting, deadline_s=START_S, what=f"{what} to start")
         except IsolationUnavailable as error:
             raise IsolationUnavailable(f"{error}\n  (node {member.node})") from error
+        except ValueError as error:
+            raise ValueError(f"{error} (node {member.node})") from error
         except (RayError, DeadlineExceeded) as error:
             raise RunStopped(f"{what} does not start: {error}") from error
 
@@ -122,10 +131,25 @@ class SandboxPools:
         what = f"the sandbox pool of node {member.node[:8]}"
         reporting = member.actor.report.options(concurrency_group=WATCH).remote()
         try:
-            return await call(reporting, deadline_s=REPORT_S, what=f"{what} to report")
-        except (RayError, DeadlineExceeded, IsolationUnavailable) as error:
+            report = await call(reporting, deadline_s=REPORT_S, what=f"{what} to report")
+        except DeadlineExceeded as error:
             log.warning("%s does not report: %s", what, error)
+            self._missed(member, what)
             return None
+        except (RayError, IsolationUnavailable) as error:  # dead, and started again by Ray; or refused: not silent
+            log.warning("%s does not report: %s", what, error)
+            report = None
+        member.missed = 0
+        return report
+
+    def _missed(self, member: _Member, what: str) -> None:
+        now = time.monotonic()
+        member.silent_since = member.silent_since if member.missed else now
+        member.missed += 1
+        if member.missed >= SILENT_REPORTS and now - member.silent_since >= SILENT_S:
+            log.warning("%s is restarted: silent for %.0f s", what, now - member.silent_since)
+            self._restart_actor(member.actor)
+            member.missed = 0
 
 
 def _shares(slots: int) -> list[int]:

@@ -107,13 +107,6 @@ class Scorers:
             self._waits.clear()
         return metrics | (await self._pools.metrics() if self._pools else {})
 
-    async def stop(self) -> None:
-        """Kill every actor."""
-        for member in self._members:
-            self._kill_actor(member.actor)
-        if self._pools:
-            await self._pools.stop()
-
     async def _ask(self, member: _Member, task: Task, payload: Any) -> ScoreReport | GroupFailed:
         """A GroupFailed that is returned, not raised: the scorer was replaced, and another try may succeed."""
         what = f"{member.name}: {task.task_id}"

@@ -25,7 +25,7 @@ from funicular.launch.config import Config
 from funicular.launch.ledger import Ledger
 from funicular.launch.prepared import Prepared
 from funicular.launch.run import Run
-from funicular.launch.sandbox_checks import LANGUAGE_KEY, effective_sandbox, needs_sandbox
+from funicular.launch.sandbox_checks import effective_sandbox, language_of, level_refusal, needs_sandbox
 from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
@@ -110,12 +110,10 @@ async def _start_pools(config: Config, prepared: Prepared, tracker: Tracker) -> 
         {node: sandbox.slots or cpus for node, cpus in cpus_by_node().items()},
     )
     try:
-        for sentence in await pools.start():
+        for sentence in await pools.start(language_of(config)):
             tracker.event(sentence)
     except IsolationUnavailable as error:
-        if sandbox.min_level == config.sandbox.min_level:
-            raise
-        raise IsolationUnavailable(f"{LANGUAGE_KEY} needs level {sandbox.min_level}.\n{error}") from error
+        raise level_refusal(config, error) from error
     return pools
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from funicular.launch.config import Config
-from funicular.launch.config_values import did_you_mean, get, problem_at
+from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
 from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
 from funicular.launch.reward_checks import reward_problems
 from funicular.launch.sandbox_checks import sandbox_problems
+from funicular.rewards.nearest import did_you_mean
 
 
 def check(config: Config, folder: Path) -> list[Problem]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from funicular.launch.arithmetic import KINDS
 from funicular.launch.code_tasks import FORMATS
 from funicular.launch.config import Config
-from funicular.launch.config_values import did_you_mean, get, problem_at
+from funicular.launch.config_values import get, problem_at
 from funicular.launch.datasets import FILE_TYPES
 from funicular.launch.models import EMBEDDED as EMBEDDED_MODEL
 from funicular.launch.needle import needle_depths, needle_problem
 from funicular.launch.problems import Problem
 from funicular.launch.task_mapping import template_columns
 from funicular.launch.task_sets import MADE_BY_RULE
+from funicular.rewards.nearest import did_you_mean
 
 _KINDS: dict[str, Iterable[str] | None] = {"arithmetic": KINDS, "code": FORMATS, "reasoning-gym": None}
 """Kinds of the sets that have kinds; None: only the package knows them, and says so when the data is loaded."""

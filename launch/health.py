@@ -40,7 +40,7 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
 
     Args:
         folder: the recipe's.
-        tasks: a sample; see `reward.health_tasks`.
+        tasks: those to check; see `reward.health_tasks`.
 
     Raises:
         HealthError: at least one was not judged as expected; all of them are named.
@@ -52,6 +52,7 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
         sandbox=replace(config.sandbox, slots=1),
     )
     problems: list[str] = []
+    contradicted = False
     with_reference = 0
     with local_runner(alone, folder) as runner:
         for task in tasks:
@@ -59,14 +60,17 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
             texts = [""] if reference is None else ["", reference]
             verdicts, _ = runner.score(task, texts, [[] for _ in texts])
             problems += problems_of(task, texts, verdicts)
+            contradicted |= any(map(_contradicts, texts, verdicts))
             with_reference += reference is not None
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
+        consequence, remedy = "", ""
+        if contradicted:
+            consequence = "; a policy would learn from wrong verdicts"
+            remedy = "Correct the data (data.answer_column, data.answer_pattern) or reward.verifier; "
         raise HealthError(
-            f"reward.verifier={config.reward.verifier} fails its health check on {len(tasks)} sampled tasks; a policy "
-            f"would learn from wrong verdicts:\n{listed}\n"
-            "Correct the data (data.answer_column, data.answer_pattern) or reward.verifier; reward.health_tasks=0 "
-            "trains without this check."
+            f"reward.verifier={config.reward.verifier} fails its health check on {len(tasks)} tasks{consequence}:\n"
+            f"{listed}\n{remedy}reward.health_tasks=0 trains without this check."
         )
     return HealthReport(tasks=len(tasks), with_reference=with_reference)
 
@@ -74,16 +78,18 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
 def problems_of(task: Task, texts: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:
     """What is wrong with the verdicts on a task's reference answer and on an empty text, a line each."""
     found = []
-    expected = [
-        (f"the reference answer, as '{_short(text)}'," if text else "an empty answer", bool(text)) for text in texts
-    ]
-    for (what, should_pass), verdict in zip(expected, verdicts, strict=True):
-        wrong = verdict.status is not Status.PASSED if should_pass else verdict.status is Status.PASSED
-        if wrong or verdict.status is Status.INFRA_ERROR:
-            wanted = Status.PASSED if should_pass else Status.FAILED
+    for text, verdict in zip(texts, verdicts, strict=True):
+        if _contradicts(text, verdict) or verdict.status is Status.INFRA_ERROR:
+            what = f"the reference answer, as '{_short(text)}'," if text else "an empty answer"
+            wanted = Status.PASSED if text else Status.FAILED
             said = _short(details_text(verdict))
             found.append(f"task {task.task_id}: {what} gave {verdict.status}, expected {wanted} ({said})")
     return found
+
+
+def _contradicts(text: str, verdict: Verdict) -> bool:
+    """Whether a verdict was given, and it is the wrong one."""
+    return verdict.status is not Status.INFRA_ERROR and (verdict.status is Status.PASSED) != bool(text)
 
 
 def _short(text: str) -> str:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from funicular.launch.config import Config
+from funicular.launch.sandbox_checks import effective_sandbox, level_refusal
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.runner import FunctionRunner
+from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.sandbox.types import Judgement, Program, TestSet
 from funicular.rewards.types import Verdict
 from funicular.rewards.verifiers import SANDBOXED
@@ -29,7 +31,11 @@ def local_runner(config: Config, folder: Path) -> Iterator[FunctionRunner]:
         return
     from funicular.rewards.sandbox.sandbox import Sandbox  # most recipes need none
 
-    with Sandbox(config.sandbox) as sandbox:
+    try:
+        opened = Sandbox(effective_sandbox(config))
+    except IsolationUnavailable as error:
+        raise level_refusal(config, error) from error
+    with opened as sandbox:
 
         def judge(programs: Sequence[Program], tests: TestSet) -> list[Judgement]:
             return sandbox.judge_many(programs, tests)

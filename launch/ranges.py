@@ -65,6 +65,7 @@ RANGES: dict[str, Range] = {
     "sandbox.slots": _MAYBE,
     "sandbox.queue": _MAYBE,
     "sandbox.cpu_s": Range(above=0, at_most=3600),
+    "sandbox.submission_s": _SECONDS,
     "sandbox.memory_mib": Range(at_least=16, why="less holds no interpreter's own objects"),
     "sandbox.processes": _COUNT,
     "sandbox.output_kib": _COUNT,

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from funicular.launch.config_values import did_you_mean
 from funicular.launch.problems import Problem
 from funicular.launch.yaml_nodes import show_value
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.config_checks import Mistake, keyword_arguments, mistakes, user_file
 from funicular.rewards.functions import FUNCTIONS
+from funicular.rewards.nearest import did_you_mean
 
 
 def reward_problems(config: RewardConfig, folder: Path) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from funicular.rewards.sandbox.cores import usable_cores
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.sandbox.probe import reach
 from funicular.rewards.sandbox.sandbox import Sandbox
+from funicular.rewards.sandbox.slot_process import missing_tool
 from funicular.rewards.sandbox.types import (
     Level,
     Program,
@@ -71,6 +72,9 @@ def _trials(sandbox: Sandbox) -> Iterator[str]:
     for name, (program, tests) in _TRIALS.items():
         if program.language != "python" and sandbox.level is not Level.L3:
             yield f"{name}: needs L3"
+            continue
+        if missing := missing_tool(program.language):
+            yield f"{name}: {missing}"
             continue
         judgement = sandbox.judge(program, tests)
         reason = f": {judgement.detail or judgement.stderr}".splitlines()[0] if not judgement.passed else ""

@@ -52,7 +52,7 @@ class TaskSet:
         return self._some_of(self.held_out, count)
 
     def health_tasks(self, count: int) -> tuple[Task, ...]:
-        """A sample of all tasks for the check of the verifier's health, chosen as those of evaluations are."""
+        """`count` at most of all tasks, for the check of the verifier's health, chosen as those of evaluations are."""
         return self._some_of((*self.train, *self.held_out), count)
 
     def _some_of(self, tasks: Iterable[Task], count: int) -> tuple[Task, ...]:

@@ -32,6 +32,7 @@ from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import load_tasks
 from funicular.launch.tracking import Tracker, open_tracker
+from funicular.rewards.sandbox.isolation import IsolationUnavailable
 
 FINISHED, FAILED, WRONG_INPUT = 0, 1, 2
 STOPPED = 128 + signal.SIGTERM
@@ -112,8 +113,12 @@ def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None,
     )
     check_loading(reward, loaded.folder)
     if reward.health_tasks:
-        sample = tasks.health_tasks(reward.health_tasks)
-        progress.event(str(check_health(config, loaded.folder, sample)))
+        chosen = tasks.health_tasks(reward.health_tasks)
+        try:
+            progress.event(str(check_health(config, loaded.folder, chosen)))
+        except IsolationUnavailable as error:
+            hint = "Only the health check needs a sandbox on this machine; reward.health_tasks=0 trains without it."
+            raise IsolationUnavailable(f"{error}\n{hint}") from error
     return Prepared(
         folder=folder,
         recipe_folder=loaded.folder,

@@ -6,16 +6,17 @@ verifiers run in the scorer's child process.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from funicular.rewards.code_text import complete, extract_program
 from funicular.rewards.nearest import known_names
-from funicular.rewards.sandbox.formats import parse_tests
-from funicular.rewards.sandbox.judge import check_judgeable, count_tests
+from funicular.rewards.sandbox.formats import FORMATS, parse_tests
+from funicular.rewards.sandbox.judge import LANGUAGES, check_judgeable, count_tests
 from funicular.rewards.sandbox.types import Comparison, Judgement, Outcome, Program, TestSet
 from funicular.rewards.types import Status, Task
 from funicular.rewards.verification import Verification
@@ -61,6 +62,26 @@ class CodeOptions:
     ignore_case: bool = False
     unordered_lines: bool = False
     same_process: bool = False
+
+    def __post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            ValueError: names the option, its value and what was expected.
+        """
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is float:
+                fits, expected = _is_tolerance(value), "a number, 0 or more"
+            elif kind is bool:
+                fits, expected = isinstance(value, bool), "true or false"
+            else:
+                fits, expected = isinstance(value, str) or value is field.default, "text"
+            if not fits:
+                raise ValueError(f"{field.name}={value!r}: expected {expected}")
+        for name, known in (("format", FORMATS), ("language", LANGUAGES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}={value!r}: {known_names(value, known)}")
 
 
 def verify_code(
@@ -145,6 +166,10 @@ def check_tests(task: Task, **options: Any) -> None:
         check_judgeable(tests, chosen.language, allow_weak=True)
     except ValueError as error:
         raise ValueError(f"task {task.task_id}: {error}") from None
+
+
+def _is_tolerance(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 class _ParsedTests:

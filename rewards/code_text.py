@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_FENCE = re.compile(r"( {0,12})(`{3,}|~{3,})[ \t]*([^`\s]*)[^`]*")
+_FENCE = re.compile(r"( {0,12})(`{3,}+|~{3,}+)[ \t]*+([^`\s]*+)[^`]*+")
+"""Possessive: nothing is tried twice, so that the work is linear."""
 _TAGS = {
     "python": frozenset({"python", "py", "python3", "py3"}),
     "bash": frozenset({"bash", "sh", "shell"}),

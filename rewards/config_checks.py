@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.functions import FUNCTIONS
+from funicular.rewards.nearest import did_you_mean
 from funicular.rewards.verifiers import SANDBOXED, VERIFIERS
 
 _USER_FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
@@ -83,12 +83,6 @@ def user_file(name: str, folder: Path) -> Path:
     return (folder / name.rpartition(":")[0]).resolve()
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question that names the nearest known word, or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"Did you mean {near[0]}?" if near else ""
-
-
 def keyword_arguments(options: Any) -> bool:
     """Whether it can be handed to a function as keyword arguments."""
     return isinstance(options, Mapping) and all(isinstance(option, str) for option in options)
@@ -131,16 +125,23 @@ def _verifier(config: RewardConfig) -> Iterator[Mistake]:
     elif not keyword_arguments(config.verifier_options):
         expected = "expected keyword arguments of the verifier, such as {tolerance: 0.01}"
         yield Mistake(key=key, value=config.verifier_options, expected=expected)
+    elif name in SANDBOXED:
+        yield from _code_options(key, config.verifier_options)
     else:
-        yield from option_mistakes(key, _verifier_function(name), config.verifier_options, built_in=True)
+        yield from option_mistakes(key, VERIFIERS[name], config.verifier_options, built_in=True)
 
 
-def _verifier_function(name: str) -> Callable[..., Any]:
-    if name in SANDBOXED:
-        from funicular.rewards.code import verify_code
+def _code_options(key: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
+    from funicular.rewards.code import CodeOptions, verify_code
 
-        return verify_code
-    return VERIFIERS[name]
+    unknown = list(option_mistakes(key, verify_code, options, built_in=True))
+    yield from unknown
+    if unknown:
+        return
+    try:
+        CodeOptions(**options)
+    except ValueError as error:
+        yield Mistake(key=key, value=dict(options), expected=str(error))
 
 
 def _weights(functions: Mapping[str, float]) -> Iterator[Mistake]:

@@ -23,6 +23,7 @@ from typing import NoReturn
 from funicular.rewards import processes
 from funicular.rewards.channel import HEADER
 from funicular.rewards.sandbox.slot import kernel
+from funicular.rewards.sandbox.types import Limits
 
 MAX_BYTES = 8 << 20
 """Of all that one fork may say."""
@@ -37,8 +38,8 @@ Work = Callable[[Send], None]
 
 
 def wall_s(cpu_s: float) -> float:
-    """Seconds of wall time that go with a limit of CPU time, so that a loaded node changes no result."""
-    return max(3 * cpu_s, cpu_s + 2)
+    """Seconds of wall time that go with a limit of CPU time: the sandbox's rule."""
+    return Limits(cpu_s=cpu_s).wall_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,3 +12,9 @@ def known_names(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1)
     listing = f"expected one of {', '.join(names)}" if names else "there are none"
     return f"nearest: {close[0]}; {listing}" if close else listing
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question that names the nearest known word, or nothing."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"Did you mean {close[0]}?" if close else ""

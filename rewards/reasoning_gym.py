@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
+from funicular.rewards.tags import within
 from funicular.rewards.types import Task
 from funicular.rewards.verification import Verification
 
@@ -27,7 +27,7 @@ def reasoning_gym(task: Task, text: str, *, tag: str | None = "answer") -> Verif
     entry = task.columns.get("entry")
     if not isinstance(entry, dict) or "source_dataset" not in entry.get("metadata", {}):
         raise ValueError("reasoning_gym: the task has no column entry; expected tasks of data.path=reasoning-gym")
-    answer = _tagged(text, tag) if tag else text.strip()
+    answer = within(text, tag).strip()
     if not answer:
         return Verification(correct=False, details={"extracted": "nothing", "score": "0.0"})
     details = {"extracted": answer[:200]}
@@ -39,10 +39,14 @@ def reasoning_gym(task: Task, text: str, *, tag: str | None = "answer") -> Verif
 
 
 def reasoning_gym_score(details: list[dict[str, str]], **_: Any) -> list[float | None]:
-    """reasoning-gym's own score, 0 to 1: partly right answers of some of its datasets get a part."""
-    if any("score" not in of_one for of_one in details):
+    """reasoning-gym's own score, 0 to 1: partly right answers of some of its datasets get a part.
+
+    A completion that the verifier did not answer for in time gets 0.
+    """
+    # What ran into a limit has `verifier`, a sentence of the runner's, and nothing from the verifier itself.
+    if any(not {"score", "verifier"} & of_one.keys() for of_one in details):
         raise ValueError("reasoning_gym_score: expected reward.verifier=reasoning_gym, which gives the score")
-    return [float(of_one["score"]) for of_one in details]
+    return [float(of_one.get("score", 0.0)) for of_one in details]
 
 
 def prepare() -> None:
@@ -70,8 +74,3 @@ def load() -> Any:
 @cache
 def _score_function(dataset: str) -> Any:
     return load().get_score_answer_fn(dataset)
-
-
-def _tagged(text: str, tag: str) -> str:
-    found = re.findall(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, re.DOTALL)
-    return found[-1].strip() if found else ""

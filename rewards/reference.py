@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from funicular.rewards.choice import LETTERS
+from funicular.rewards.mathematics import final_expression
 from funicular.rewards.needle import needles_of
 from funicular.rewards.numeric import GSM8K_MARK
 from funicular.rewards.types import Task
@@ -46,7 +47,7 @@ def _gsm8k(task: Task, options: Options) -> str:
 
 def _boxed(task: Task, options: Options) -> str:
     answer = str(task.answer).strip()
-    return answer if "\\boxed" in answer else f"\\boxed{{{answer.strip('$')}}}"
+    return answer if "\\boxed" in answer else f"\\boxed{{{(final_expression(answer) or answer).strip('$')}}}"
 
 
 def _choice(task: Task, options: Options) -> str:

@@ -1,14 +1,13 @@
-"""Real slots for tests of the judge: started when first needed, at the best level that this machine reaches."""
+"""Real slots for tests of the judge: started when first needed, at the best level that this kernel allows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pytest
-
 from funicular.rewards.sandbox.judge import judge
-from funicular.rewards.sandbox.slot_process import SlotFailed, SlotLost, SlotProcess, SlotRole
+from funicular.rewards.sandbox.slot_process import SlotLost, SlotProcess, SlotRole
 from funicular.rewards.sandbox.types import Judgement, Level, Limits, Outcome, Program, TestSet
+from tests.slots import best_possible_level
 
 QUICK = Limits(cpu_s=1.0)
 BRIEF = Limits(cpu_s=0.2)
@@ -18,11 +17,9 @@ OUT_OF_TIME = {Outcome.CPU, Outcome.WALL}
 
 
 def started_slots() -> Iterator[Slots]:
-    """For fixtures; skips where no slot starts."""
-    try:
-        held = Slots()
-    except SlotFailed as failure:
-        pytest.skip(f"no slot starts on this machine: {failure}")
+    """For fixtures; skips where the kernel allows no level, and fails where one does and no slot starts."""
+    held = Slots(best_possible_level())
+    held.get(SlotRole.CANDIDATE)
     yield held
     held.close()
 
@@ -30,11 +27,9 @@ def started_slots() -> Iterator[Slots]:
 class Slots:
     """As a lane has them, for one thread."""
 
-    def __init__(self, level: Level | None = None) -> None:
+    def __init__(self, level: Level) -> None:
         self._held: dict[SlotRole, SlotProcess] = {}
-        self.reasons: list[str] = []
-        """Why levels above the one reached are not."""
-        self.level = level or self._best_level()
+        self.level = level
 
     def get(self, role: SlotRole) -> SlotProcess:
         """The slot of a role."""
@@ -57,16 +52,6 @@ class Slots:
         for slot in self._held.values():
             slot.kill()
         self._held.clear()
-
-    def _best_level(self) -> Level:
-        for level in (Level.L3, Level.L1):
-            try:
-                self._held[SlotRole.CANDIDATE] = self._started(SlotRole.CANDIDATE, level)
-            except SlotFailed as failure:
-                self.reasons.append(f"{level}: {failure}")
-            else:
-                return level
-        raise SlotFailed("; ".join(self.reasons))
 
     @staticmethod
     def _started(role: SlotRole, level: Level) -> SlotProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -24,15 +25,27 @@ assert libc.mount(None, b"/", None, ctypes.c_ulong(0x44000), None) == 0
 """
 
 
-def skip_unless_possible(level: Level) -> None:
-    """Skip where the kernel has not what the level is made of; that a slot does not start is no reason to skip."""
-    if level is Level.L1 and not landlock.abi():
-        pytest.skip("this kernel has no Landlock")
-    if (
-        level is Level.L3
-        and subprocess.run([sys.executable, "-c", _ASK_FOR_NAMESPACES], capture_output=True).returncode
-    ):
-        pytest.skip("this machine does not allow user namespaces with mounts")
+def skip_unless_possible(level: Level | None = None) -> None:
+    """Skip where the kernel has not what the level is made of, or any level; that a slot does not start is no reason to
+    skip."""
+    lacking = [_lacking(one) for one in (LEVELS if level is None else [level])]
+    if all(lacking):
+        pytest.skip("; ".join(lacking))
+
+
+@functools.cache
+def _lacking(level: Level) -> str:
+    """What the kernel has not; empty: nothing."""
+    if level is Level.L1:
+        return "" if landlock.abi() else "this kernel has no Landlock"
+    asked = subprocess.run([sys.executable, "-c", _ASK_FOR_NAMESPACES], capture_output=True)
+    return "this machine does not allow user namespaces with mounts" if asked.returncode else ""
+
+
+def best_possible_level() -> Level:
+    """That the kernel allows; skips where there is none."""
+    skip_unless_possible()
+    return next(level for level in LEVELS if not _lacking(level))
 
 
 def slot_of(

@@ -29,7 +29,7 @@ GRACE_S = 1.0
 """Beyond a job's wall time, for the slot host to end it first."""
 _LOST_AFTER_S = 60.0
 """Beyond a job's wall time: `SlotProcess.run` gives up long before."""
-_RECEIVE_BYTES = 1 << 18
+_RECEIVE_BYTES = 1 << 16
 
 
 class ChannelError(Exception):
@@ -210,7 +210,7 @@ class ChannelJob:
 
     def _end(self) -> None:
         self._ours.close()
-        self._thread.join(self._job.limits.wall_s + _LOST_AFTER_S)
+        self._thread.join(self._job.limits.longest_wall_s + _LOST_AFTER_S)
 
 
 def check_ready(line: bytes) -> None:

@@ -40,7 +40,7 @@ def judge_calls(
     """
     job = Job(kind=JobKind.SERVE, source=source, limits=limits)
     stopped: ChannelError | None = None
-    with ChannelJob(slot, job, limits.wall_s + GRACE_S) as serving:
+    with ChannelJob(slot, job, limits.longest_wall_s + GRACE_S) as serving:
         channel = serving.channel
         try:
             check_ready(channel.receive(MAX_READY_BYTES))

@@ -17,9 +17,11 @@ Reading a line does work in proportion to its length, whatever it says. Slots im
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 MAX_LINE_BYTES = 4 << 20
@@ -38,7 +40,10 @@ _FEW_BRACKETS = 200
 _NONE = type(None)
 _CONSTANTS = frozenset((bool, _NONE))
 _SCALARS = frozenset((bool, int, str, _NONE))
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""Also one that does not end; possessive: nothing is tried twice, so that the work is linear."""
+_SLICE, _MOST_HASHING_S = 1000, 1.0
+"""Keys with different hashes may still share one path through a table; only the time shows it."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [{ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}.get(byte, 0) for byte in range(256)]
 
@@ -230,7 +235,9 @@ def _decode_dict(pairs: list[Any], depth: int, reference: Reference | None) -> d
         keys.append(_decode(key, depth, reference))
         values.append(_decode(value, depth, reference))
     _check_hashes(keys)
-    made = dict(zip(keys, values, strict=True))
+    made: dict[Any, Any] = {}
+    for chosen in _slices(len(keys)):
+        made.update(zip(keys[chosen], values[chosen], strict=True))
     if len(made) != len(keys):
         raise ValueError("a dict with equal keys")
     return made
@@ -238,14 +245,26 @@ def _decode_dict(pairs: list[Any], depth: int, reference: Reference | None) -> d
 
 def _make_set(items: list[Any], kind: type[Any]) -> Any:
     _check_hashes(items)
-    made = kind(items)
+    made: set[Any] = set()
+    for chosen in _slices(len(items)):
+        made.update(items[chosen])
     if len(made) != len(items):
         raise ValueError("a set with equal elements")
-    return made
+    return made if kind is set else kind(made)
+
+
+def _slices(count: int) -> Iterator[slice]:
+    """Slices of so many items. Raises ValueError when working on them takes too long."""
+    began = time.thread_time()
+    for start in range(0, count, _SLICE):
+        yield slice(start, start + _SLICE)
+        if time.thread_time() - began > _MOST_HASHING_S:
+            raise ValueError(f"a table of {count} keys that takes more than {_MOST_HASHING_S:g} s to fill")
 
 
 def _check_hashes(items: Sequence[Any]) -> None:
-    collisions = len(items) - len(set(map(hash, items)))
+    hashes = sorted(map(hash, items))
+    collisions = sum(map(operator.eq, hashes, islice(hashes, 1, None)))
     if collisions > MAX_COLLISIONS:
         raise ValueError(f"{collisions} elements share a hash; at most {MAX_COLLISIONS}")
 

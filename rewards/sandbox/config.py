@@ -21,7 +21,10 @@ class SandboxConfig:
     queue: int = 0
     """Submissions that may wait in one pool before it refuses more for a while; 0: 64 per slot."""
     cpu_s: float = 2.0
-    """CPU seconds of one job; its wall time is max(3 x cpu_s, cpu_s + 2)."""
+    """CPU seconds of one job. Its wall time is max(3 x cpu_s, cpu_s + 2): time in which it had no core does not count,
+    at most 5 times that."""
+    submission_s: float = 60.0
+    """Seconds of wall time that all jobs of one submission may take together; what takes longer has failed."""
     memory_mib: int = 512
     """Memory of one job."""
     processes: int = 32
@@ -44,6 +47,7 @@ class SandboxConfig:
         """Of one job."""
         return Limits(
             cpu_s=self.cpu_s,
+            submission_s=self.submission_s,
             memory_mib=self.memory_mib,
             processes=self.processes,
             output_kib=self.output_kib,

@@ -15,7 +15,7 @@ from funicular.rewards.sandbox.compare import same_stdout
 from funicular.rewards.sandbox.slot.native import compile_limits
 from funicular.rewards.sandbox.slot.wire import Job, JobKind
 from funicular.rewards.sandbox.slot_process import SlotProcess, SlotRole
-from funicular.rewards.sandbox.split import judge_split, judge_together
+from funicular.rewards.sandbox.split import judge_split, judge_together, longest_split_s
 from funicular.rewards.sandbox.types import (
     CallTests,
     CaseResult,
@@ -76,8 +76,9 @@ def judge(
     Args:
         limits: of each of its jobs.
         all_tests: go on after a test that failed.
-        seconds: after which no further job begins. A submission whose own jobs took longer than one may is then
-            `wall`, else `infra_error`: it did not get its time.
+        seconds: after which no further job begins. A submission of which every test until then passed is
+            `infra_error`: each job ends by its own limits, so it is not known to be too slow. A test that failed
+            before decides.
 
     Raises:
         SlotLost, SlotFailed: a slot died, fell silent or does not start.
@@ -128,6 +129,12 @@ def run_program(slots: JudgeSlots, program: Program, stdin: bytes, limits: Limit
         if compiled.outcome is not Outcome.OK:
             return compiled
     return slot.run(_job(program.language, source, stdin, limits))
+
+
+def longest_s(limits: Limits) -> float:
+    """Seconds of wall time after which what `judge` has begun ends by its own limits: a compilation with the run after
+    it, or a candidate with its tests."""
+    return max(compile_limits(limits).longest_wall_s + limits.longest_wall_s, longest_split_s(limits))
 
 
 def count_tests(tests: TestSet) -> int:
@@ -182,8 +189,8 @@ def _judge_stdio(
     # Where the first failure ends it, it had better come from a short test.
     for index in order if all_tests else sorted(order, key=lambda number: len(tests.cases[number].stdin)):
         if until is not None and time.monotonic() > until:
-            late = Outcome.WALL if account.wall_s > limits.wall_s else Outcome.INFRA_ERROR
-            account.fail(late, f"{late}: the deadline passed after {len(results)} of {account.total} tests")
+            late = f"infra_error: the deadline passed after {len(results)} of {account.total} tests"
+            account.fail(Outcome.INFRA_ERROR, late)  # unless a test failed before
             break
         case = tests.cases[index]
         report = slot.run(_job(program.language, source, case.stdin.encode("utf-8", "surrogatepass"), limits))
@@ -195,6 +202,10 @@ def _judge_stdio(
         if outcome is not Outcome.OK:
             account.fail(outcome, f"test {index + 1} of {account.total}: {detail}")
         if outcome is Outcome.INFRA_ERROR or not (all_tests or outcome is Outcome.OK):
+            break
+        if account.wall_s > limits.submission_s and len(results) < account.total:
+            # Otherwise a program that dawdles in each test could wait for the deadline, and be void instead of wrong.
+            account.fail(Outcome.WALL, f"{len(results)} of {account.total} tests took {account.wall_s:.0f} s")
             break
     account.cases = [results[index] for index in sorted(results)]
     account.passed = sum(result.outcome is Outcome.OK for result in account.cases)

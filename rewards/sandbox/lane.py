@@ -6,11 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 
 from funicular.rewards.sandbox.lane_slots import LaneSlots
 from funicular.rewards.sandbox.queue import FairQueue, Submission
 from funicular.rewards.sandbox.slot_process import SlotFailed, SlotLost, SlotProcess, SlotRole
 from funicular.rewards.sandbox.stats import Recorder
+from funicular.rewards.sandbox.types import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +72,12 @@ class Lane:
             submission = self._queue.take(self.number)
             if submission is None:
                 break
-            self._judge(submission)
-            self._slots.recycle_worn()
+            try:
+                self._judge(submission)
+                self._slots.recycle_worn()
+            except BaseException as error:  # also outside the judging nobody may wait in vain
+                log.exception("lane %d: a fault outside the judging", self.number)
+                _give_up(submission, error)
         self._slots.close()
 
     def _open(self) -> bool:
@@ -89,7 +96,7 @@ class Lane:
             else:
                 self.failure = None
                 self._tried.set()
-                return True
+                return not self._stopped.is_set()  # the slot may have started after `stop` killed the others
         return False
 
     def _judge(self, submission: Submission) -> None:
@@ -98,6 +105,8 @@ class Lane:
         again, failure = False, ""
         try:
             result = submission.work(self._slots, submission.deadline - time.monotonic())
+            if result.outcome is Outcome.INFRA_ERROR:
+                again = submission.lost_on is None and time.monotonic() < submission.deadline
         except (SlotLost, SlotFailed) as error:
             again, failure = submission.lost_on is None, f"{type(error).__name__}: {error}"
             log.warning("lane %d: %s", self.number, failure)
@@ -115,3 +124,13 @@ class Lane:
             result = submission.infra_error(failure)
         self._recorder.judged(result, submission.waited_s)
         submission.result.set_result(result)
+
+
+def _give_up(submission: Submission, error: BaseException) -> None:
+    with suppress(InvalidStateError):  # it has its result
+        try:
+            result = submission.infra_error(f"{type(error).__name__}: {error}")
+        except BaseException as worse:
+            submission.result.set_exception(worse)
+        else:
+            submission.result.set_result(result)

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from funicular.rewards.sandbox.isolation import ORDER
 from funicular.rewards.sandbox.self_test import check_slot
 from funicular.rewards.sandbox.slot import landlock, native
 from funicular.rewards.sandbox.slot_process import SlotFailed, SlotProcess, SlotRole, missing_tool
 from funicular.rewards.sandbox.types import Level
-
-_BEST_FIRST = (Level.L3, Level.L1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ def reach(python: str = sys.executable) -> Reach:
     }
     details |= {f"language {name}": missing_tool(name) or "its tools are here" for name in native.TOOLS}
     reasons: dict[str, str] = {}
-    for level in _BEST_FIRST:
+    for level in ORDER:
         try:
             found = _try(level, python)
         except SlotFailed as failure:

@@ -47,7 +47,7 @@ class Submission:
     waited_s: float = 0.0
     """In the queue, all its stays together."""
     lost_on: int | None = None
-    """Number of the lane that lost a slot over it: another takes it, if there is one."""
+    """Number of the lane that lost a slot over it, or had no verdict: another takes it, if there is one."""
 
 
 class FairQueue:

@@ -8,6 +8,7 @@ A submission waits in a fair queue, then one lane judges it, all its tests in a 
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
@@ -19,10 +20,11 @@ from typing import Any, Self
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.cores import usable_cores
 from funicular.rewards.sandbox.isolation import SlotStarter, below, levels_to_try, refusal, why
-from funicular.rewards.sandbox.judge import check_judgeable, count_tests, judge, run_program
+from funicular.rewards.sandbox.judge import check_judgeable, count_tests, judge, longest_s, run_program
 from funicular.rewards.sandbox.lane import Lane
 from funicular.rewards.sandbox.lane_slots import LaneSlots
 from funicular.rewards.sandbox.queue import FairQueue, SandboxBusy, Submission
+from funicular.rewards.sandbox.slot_process import missing_tool
 from funicular.rewards.sandbox.stats import Recorder, SandboxStats
 from funicular.rewards.sandbox.types import (
     JobReport,
@@ -41,9 +43,8 @@ log = logging.getLogger(__name__)
 QUEUE_PER_SLOT = 64
 """Submissions that may wait for each slot, unless `sandbox.queue` says otherwise."""
 START_S = 90.0
-"""Seconds for the first slot of a lane to start and pass its self-test."""
+"""Seconds for the first slots of all lanes to start and pass the self-test."""
 STOP_S = 15.0
-_LONGEST_COMPILATION_S = 60.0
 _GRACE_S = 30.0
 _DEFAULTS = SandboxConfig()
 _ANY_INPUT = StdioTests(cases=(StdioCase(stdin="", stdout=""),))
@@ -70,26 +71,25 @@ class Sandbox:
         self.config = config
         count = config.slots or usable_cores()
         self._recorder = Recorder(count)
-        self._queue = FairQueue(
-            config.queue or QUEUE_PER_SLOT * count, count, lambda submission: self._recorder.count("dropped")
-        )
-        self.level, self.why_not_higher, first = self._reach(python)
+        self._queue = self._new_queue(count)
+        self.level, self.why_not_higher, first = self._reach(python, count)
         start = SlotStarter(self.level, python)
         self._lanes = [first, *(self._lane(number, start) for number in range(1, count))]
         for lane in self._lanes[1:]:
             lane.start()
+        deadline = time.monotonic() + START_S
         for lane in self._lanes[1:]:
-            if not lane.wait_first_try(START_S):
+            if not lane.wait_first_try(max(0.0, deadline - time.monotonic())):
                 log.warning("lane %d has no slot after %.0f s; it goes on trying", lane.number, START_S)
 
     def run(self, program: Program, stdin: bytes = b"", *, limits: Limits | None = None) -> JobReport:
         """Run a program once, without tests; what it wrote is in the report.
 
         Raises:
-            ValueError: its language is unknown, or needs a higher level.
+            ValueError: its language is unknown, or needs a higher level or a tool that this node has not.
             RuntimeError: the sandbox is closed.
         """
-        check_judgeable(_ANY_INPUT, program.language, level=self.level)
+        self._check(_ANY_INPUT, program.language)
         bounds = limits or self.config.limits
         submission = Submission(
             work=lambda slots, seconds: run_program(slots, program, stdin, bounds),
@@ -133,7 +133,8 @@ class Sandbox:
                 not judged by then is `Outcome.INFRA_ERROR`.
 
         Raises:
-            ValueError: such tests cannot be judged, or not in this language or at this level; says what to change.
+            ValueError: such tests cannot be judged, or not in this language, at this level or without a tool that
+                this node has not; says what to change.
             RuntimeError: the sandbox is closed.
         """
         submissions = self._submissions(programs, tests, limits, all_tests, run, deadline_s)
@@ -197,7 +198,16 @@ class Sandbox:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _reach(self, python: str) -> tuple[Level, str, Lane]:
+    def _new_queue(self, lanes: int) -> FairQueue:
+        capacity = self.config.queue or QUEUE_PER_SLOT * lanes
+        return FairQueue(capacity, lanes, lambda submission: self._recorder.count("dropped"))
+
+    def _check(self, tests: TestSet, language: str) -> None:
+        check_judgeable(tests, language, allow_weak=self.config.allow_weak_integrity, level=self.level)
+        if missing := _missing_tool(language):
+            raise ValueError(f"language {language}: {missing}")
+
+    def _reach(self, python: str, lanes: int) -> tuple[Level, str, Lane]:
         """The best level whose first slot starts and passes its self-test, why not a better one, and its lane."""
         required = Level(self.config.min_level)
         reached: Level | None = None
@@ -213,7 +223,9 @@ class Sandbox:
             else:
                 failures[level] = lane.failure or TimeoutError(f"no slot started within {START_S:.0f} s")
             lane.stop()
-        self._queue.close()
+            # a queue for each level: if the lane that was given up has a slot after all, it finds no work
+            self._queue.close()
+            self._queue = self._new_queue(lanes)
         raise refusal(self.config, reached, failures)
 
     def _lane(self, number: int, start: SlotStarter) -> Lane:
@@ -229,7 +241,7 @@ class Sandbox:
         deadline_s: float | None,
     ) -> list[Submission]:
         for language in {program.language for program in programs}:
-            check_judgeable(tests, language, allow_weak=self.config.allow_weak_integrity, level=self.level)
+            self._check(tests, language)
         deadline = time.monotonic() + (self.config.deadline_s if deadline_s is None else deadline_s)
 
         def work(program: Program) -> Callable[[LaneSlots, float], Judgement]:
@@ -278,7 +290,12 @@ class Sandbox:
 
 def answer_s(config: SandboxConfig) -> float:
     """Seconds beyond a deadline after which its verdict is there: the job under way ends by its own limits."""
-    return max(config.limits.wall_s, _LONGEST_COMPILATION_S) + _GRACE_S
+    return longest_s(config.limits) + _GRACE_S
+
+
+@functools.cache
+def _missing_tool(language: str) -> str | None:
+    return missing_tool(language)
 
 
 def not_judged(tests: TestSet, reason: str) -> Judgement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import logging
 import os
 import secrets
 import signal
@@ -25,6 +26,8 @@ from funicular.rewards.sandbox.slot import cleaning, native, wire
 from funicular.rewards.sandbox.slot.wire import Job
 from funicular.rewards.sandbox.types import JobReport, Level, Outcome
 
+log = logging.getLogger(__name__)
+
 DEFAULT_PRELOAD = (
     *("json", "math", "cmath", "collections", "heapq", "bisect", "itertools", "functools", "operator", "re"),
     *("random", "string", "typing", "decimal", "fractions", "datetime", "threading", "queue", "copy", "io"),
@@ -38,6 +41,9 @@ _GRACE_S = 5.0
 _KILL_S = 10.0
 _REMOVE_S = 30.0
 _LOG_BYTES = 2000
+_NUMBERS_OF_OWNER, _NUMBERS = 64, 4000
+"""Numbers of slots: those that one owner uses, as long as it has no more slots, and all that there are."""
+_PACKAGES = {"bash": "bash", "cpp": "g++", "javascript": "nodejs"}
 _REWARDS_FOLDER = str(Path(__file__).resolve().parent.parent)
 _FLAGS = ("-S", "-s", "-P", "-B", "-X", "utf8")
 # -I without -E: the hash seed comes by the environment, which holds nothing that is not named here
@@ -76,7 +82,10 @@ def missing_tool(language: str) -> str | None:
         return None
     if language not in native.TOOLS:
         return f"{language} is no language of the sandbox: python, {', '.join(native.TOOLS)}"
-    return f"this node has no {Path(native.TOOLS[language][0]).name} below /usr, which {language} programs need"
+    name = Path(native.TOOLS[language][0]).name
+    return (
+        f"this node has no {name} below /usr, which {language} programs need: install the package {_PACKAGES[language]}"
+    )
 
 
 class SlotFailed(RuntimeError):
@@ -111,7 +120,8 @@ class SlotProcess:
         Args:
             python: interpreter of the jobs; numpy comes from its environment.
             preload: modules to import before the first job.
-            slot_number: of the slot on its node, so that no two share a user id.
+            slot_number: of the slot among those of this process. Jobs of different slots, of other processes too,
+                then mostly have different user ids outside; where two share one, they share its limit of processes.
 
         Raises:
             SlotFailed: it did not become ready.
@@ -127,12 +137,14 @@ class SlotProcess:
         """What this node gave it and what not."""
         self._rss_mib = 0.0
         self._dead = threading.Lock()
+        self._closed = False
+        """Killed: its descriptors may be someone else's by now."""
         site = site_folder(python)
         self._folder = _make_folder(self.canary) if level is Level.L1 else ""
         setup = {
             "level": level,
             "native": role is SlotRole.NATIVE,
-            "number": 4 * slot_number + list(SlotRole).index(role),
+            "number": _number(slot_number, role),
             "preload": [module for module in preload if module != "numpy" or site is not None],
             "site": site,
             "canary": self.canary,
@@ -165,12 +177,13 @@ class SlotProcess:
             wire.send(self._control, setup)
             answer, _ = wire.receive(self._control)
         except (OSError, ValueError) as error:
-            log = self._read_log()
-            self.kill()
-            raise SlotFailed(f"slot {self.name} at {self.level} did not start: {error}. {log}") from error
+            said = self._read_log()
+            stuck = self._kill_now()
+            reason = f"slot {self.name} at {self.level} did not start: {error}. {said}{stuck}"
+            raise SlotFailed(reason) from error
         if "failed" in answer:
-            self.kill()
-            reason = f"slot {self.name} at {self.level}: {answer['failed']}"
+            stuck = self._kill_now()
+            reason = f"slot {self.name} at {self.level}: {answer['failed']}{stuck}"
             raise SlotFailed(reason, switches.to_reach(self.level, answer["errno"]))
         self.details = answer["ready"]
         self._rss_mib = answer["rss_mib"]
@@ -193,8 +206,7 @@ class SlotProcess:
         Raises:
             SlotLost: the slot died, fell silent, or could not confine the job.
         """
-        compiling_s = native.compile_limits(job.limits).wall_s if job.options.get("language") == "cpp" else 0.0
-        self._control.settimeout(job.limits.wall_s + compiling_s + _GRACE_S)
+        compiling_s = native.compile_limits(job.limits).longest_wall_s if job.options.get("language") == "cpp" else 0.0
         header = {
             "kind": job.kind,
             "limits": asdict(job.limits),
@@ -203,6 +215,7 @@ class SlotProcess:
         }
         try:
             try:
+                self._control.settimeout(job.limits.longest_wall_s + compiling_s + _GRACE_S)
                 wire.send(self._control, header, job.source, job.stdin)
                 if calls is not None:
                     socket.send_fds(self._control, [b"c"], [calls.fileno()])
@@ -212,12 +225,11 @@ class SlotProcess:
             answer, blobs = wire.receive(self._control)
         except (OSError, ValueError) as error:
             reason = f"slot {self.name} ({self.level}, {self.role}) was lost: {type(error).__name__}: {error}"
-            log = self._read_log()
-            self.kill()
-            raise SlotLost(f"{reason}. {log}") from error
+            said = self._read_log()
+            raise SlotLost(f"{reason}. {said}{self._kill_now()}") from error
         if "lost" in answer:
-            self.kill()
-            raise SlotLost(f"slot {self.name} ({self.level}, {self.role}): {answer['lost']}")
+            reason = f"slot {self.name} ({self.level}, {self.role}): {answer['lost']}"
+            raise SlotLost(f"{reason}{self._kill_now()}")
         stdout, stderr, result = [*blobs, b"", b"", b""][:3]
         self.jobs += 1
         self.worn = self.worn or answer["worn"]
@@ -241,7 +253,7 @@ class SlotProcess:
             subprocess.TimeoutExpired: the kernel did not end it within ten seconds.
         """
         with self._dead:
-            if self._process.returncode is not None:
+            if self._closed:
                 return
             # at L3 the death of this process kills PID 1 inside, and that everything; at L1 it kills the one job
             with suppress(ProcessLookupError):
@@ -249,19 +261,33 @@ class SlotProcess:
             try:
                 self._process.wait(_KILL_S)
             finally:
+                self._closed = True
                 with suppress(OSError):
                     self._control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for a report
                 self._control.close()
                 os.close(self._log)
                 _remove(self._folder)
 
+    def _kill_now(self) -> str:
+        """Kill it where something has failed already. Returns what is to be added to that, if it does not end."""
+        try:
+            self.kill()
+        except subprocess.TimeoutExpired as error:
+            return f" It was killed and did not end: {error}"
+        return ""
+
     def _read_log(self) -> str:
         with self._dead:
-            if self._process.returncode is not None:
+            if self._closed:
                 return ""
             return os.pread(self._log, _LOG_BYTES, max(0, os.fstat(self._log).st_size - _LOG_BYTES)).decode(
                 errors="replace"
             )
+
+
+def _number(slot_number: int, role: SlotRole) -> int:
+    number = os.getpid() * _NUMBERS_OF_OWNER + slot_number * len(SlotRole) + list(SlotRole).index(role)
+    return number % _NUMBERS
 
 
 def site_folder(python: str) -> str | None:
@@ -297,6 +323,9 @@ def _make_folder(canary: str) -> str:
 def _remove(folder: str) -> None:
     if not folder:
         return
-    with suppress(OSError, cleaning.TooMuch):
+    try:
         cleaning.empty(folder, _REMOVE_S)
         os.rmdir(folder)
+    except (OSError, cleaning.TooMuch) as error:
+        if os.path.lexists(folder):  # the slot host removes it too, when it ends by itself
+            log.warning("the folder %s of a slot stays behind: %s: %s", folder, type(error).__name__, error)

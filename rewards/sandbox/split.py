@@ -5,12 +5,14 @@ tester's; a candidate that ended badly fails for its own reason.
 
 When the tester's own job ends badly, the candidate is to blame if anything that it said had reached the tester:
 the replies are what differs between submissions, and a task whose tests are too slow for any candidate does not
-pass the check that its reference answer does. Tests that give no verdict before that are `infra_error`.
+pass the check that its reference answer does. Tests that give no verdict before that, or that let a candidate wait
+for its first call until its wall time is over, are `infra_error`.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +26,7 @@ from funicular.rewards.sandbox.call_channel import (
     ChannelJob,
     ChannelTimeout,
     ProtocolViolation,
+    TooMuchSaid,
     check_ready,
     why_it_ended,
 )
@@ -69,6 +72,8 @@ class Relayed:
     stopped: ChannelError | None = None
     """Why the candidate could not go on."""
     broken_tests: str = ""
+    tests_s: float | None = 0.0
+    """Seconds that the tests took before their first call; None: the candidate was called."""
 
 
 def tester_limits(limits: Limits) -> Limits:
@@ -80,6 +85,11 @@ def tester_limits(limits: Limits) -> Limits:
     )
 
 
+def longest_split_s(limits: Limits) -> float:
+    """Seconds after which both jobs have ended: the tests may begin just before the candidate's time is over."""
+    return _candidate_limits(limits).longest_wall_s + tester_limits(limits).longest_wall_s
+
+
 def judge_split(
     candidate: SlotProcess, tester: SlotProcess, source: bytes, tests: TesterTests, limits: Limits, account: Account
 ) -> None:
@@ -88,8 +98,8 @@ def judge_split(
     Raises:
         SlotLost: one of the slots died or fell silent.
     """
-    serve = Job(kind=JobKind.SERVE, source=source, limits=replace(limits, waiting_s=_WAITING_S))
-    seconds = serve.limits.wall_s + GRACE_S
+    serve = Job(kind=JobKind.SERVE, source=source, limits=_candidate_limits(limits))
+    seconds = serve.limits.longest_wall_s + GRACE_S
     test = Job(
         kind=JobKind.TESTER,
         source=tests.source.encode("utf-8", "surrogatepass"),
@@ -166,13 +176,20 @@ def read_verdict(written: bytes) -> Verdict | None:
     return Verdict(**counts, violations=violations, first_failure=first_failure)
 
 
+def _candidate_limits(limits: Limits) -> Limits:
+    return replace(limits, waiting_s=_WAITING_S)
+
+
 def _relay(candidate: CallChannel, tester: CallChannel, ready: bytes, relayed: Relayed) -> None:
     """Pass lines, one request and one reply at a time, until the tester ends or the candidate cannot go on."""
+    began = time.monotonic()
     try:
         tester.send(ready)
         while True:
             request = tester.receive()
             try:
+                candidate.expect_silence()
+                relayed.tests_s = None
                 reply = candidate.ask(request)
             except ChannelError as error:
                 relayed.stopped = error
@@ -185,10 +202,16 @@ def _relay(candidate: CallChannel, tester: CallChannel, ready: bytes, relayed: R
         relayed.stopped = error  # the candidate's wall time is over, whoever used it
     except ChannelError as error:
         relayed.broken_tests = f"the tests ask too much of a channel: {error}"
+    finally:
+        if relayed.tests_s is not None:
+            relayed.tests_s = time.monotonic() - began
 
 
 def _settle(account: Account, report: JobReport, tester: JobReport | None, relayed: Relayed) -> None:
     verdict = read_verdict(tester.result) if tester is not None else None
+    if tester is not None and (blame := _blame_of_tests(report, tester, verdict, relayed)):
+        _end(account, Outcome.INFRA_ERROR, blame)
+        return
     found = why_it_ended(relayed.stopped, report)
     if found is None:
         found = _why_no_verdict(verdict, tester, relayed)
@@ -198,14 +221,32 @@ def _settle(account: Account, report: JobReport, tester: JobReport | None, relay
         _end(account, *found)
 
 
+def _blame_of_tests(report: JobReport, tester: JobReport, verdict: Verdict | None, relayed: Relayed) -> str:
+    """Why the tests are to blame, where the candidate was never called and did nothing worse than wait; else empty."""
+    timed_out = report.outcome is Outcome.WALL or isinstance(relayed.stopped, ChannelTimeout)
+    if relayed.tests_s is None or not (timed_out or (report.outcome is Outcome.OK and relayed.stopped is None)):
+        return ""
+    if isinstance(relayed.stopped, ProtocolViolation | TooMuchSaid):
+        return ""
+    if relayed.broken_tests:
+        return relayed.broken_tests
+    if verdict is None and tester.outcome is not Outcome.OK:
+        return f"the tests themselves failed: {ending(tester)}"
+    # within the time that is theirs, the candidate's own source used its wall time up
+    if timed_out and relayed.tests_s > _WAITING_S:
+        return f"the tests took {relayed.tests_s:.1f} s before they called the candidate"
+    return ""
+
+
 def _why_no_verdict(verdict: Verdict | None, tester: JobReport | None, relayed: Relayed) -> tuple[Outcome, str] | None:
     """Outcome and reason where the candidate's job ended well, but the tester's did not."""
-    if relayed.broken_tests:
+    if relayed.broken_tests and not relayed.replies:
         return Outcome.INFRA_ERROR, relayed.broken_tests
     if tester is None or tester.outcome is Outcome.OK:
         return None if verdict is not None else (Outcome.INFRA_ERROR, "the tests gave no verdict")
     if relayed.replies:
-        return tester.outcome, f"in its tests: {ending(tester)}"
+        reason = relayed.broken_tests or ending(tester)
+        return tester.outcome, f"in its tests: {reason}"
     return Outcome.INFRA_ERROR, f"the tests themselves failed: {ending(tester)}"
 
 

@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from funicular.rewards.sandbox.types import JobReport, Judgement, Level, Outcome
 
@@ -51,17 +50,13 @@ class SandboxStats:
     recycled: int = 0
     """Slots replaced because they were worn: too many jobs, or too much memory."""
     retried: int = 0
-    """Submissions judged again on another slot, because the first was lost."""
+    """Submissions judged again on another slot, because the first was lost or gave no verdict."""
     infra_errors: int = 0
     """Submissions without a judgement, dropped ones included."""
     dropped: int = 0
     """Submissions that left the queue unjudged: their deadline passed, or nobody waits for them any more."""
     refused: int = 0
     """Times that a batch was refused because the queue was full."""
-    denied: Mapping[str, int] = field(default_factory=dict)
-    """Denied system calls by name."""
-    protocol_violations: int = 0
-    canary_reads: int = 0
 
     def since(self, earlier: SandboxStats) -> SandboxStats:
         """What happened between an earlier reading of the same sandbox and this one."""
@@ -71,20 +66,12 @@ class SandboxStats:
         """Both sandboxes together; maxima and percentiles are the larger of the two."""
         return self._combine(other, 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
-        }
-
     def _combine(self, other: SandboxStats, sign: int) -> SandboxStats:
         sums = {name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS}
-        for name in ("outcomes", "denied"):
-            counts = Counter(getattr(self, name))
-            for key, count in getattr(other, name).items():
-                counts[key] += sign * count
-            sums[name] = {key: count for key, count in counts.items() if count}
+        outcomes = Counter(self.outcomes)
+        for outcome, count in other.outcomes.items():
+            outcomes[outcome] += sign * count
+        sums["outcomes"] = {outcome: count for outcome, count in outcomes.items() if count}
         if sign < 0:
             unsummed = {name: getattr(self, name) for name in ("slots", "waiting", *_PEAKS)}
         else:
@@ -107,8 +94,6 @@ _SUMS = (
     "infra_errors",
     "dropped",
     "refused",
-    "protocol_violations",
-    "canary_reads",
 )
 _PEAKS = ("queue_wait_max_s", "queue_wait_p95_s")
 
@@ -123,7 +108,6 @@ class Recorder:
         self._sums: Counter[str] = Counter()
         self._seconds = dict.fromkeys(("busy_s", "cpu_s", "wall_s", "queue_wait_s"), 0.0)
         self._outcomes: Counter[str] = Counter()
-        self._denied: Counter[str] = Counter()
         self._waits: deque[float] = deque(maxlen=_WAITS_KEPT)
         self._completed: deque[float] = deque(maxlen=_RATE_OVER)
         self._busy_since: dict[int, float] = {}
@@ -143,7 +127,8 @@ class Recorder:
     def ended(self, lane: int, jobs: int) -> None:
         """A lane is done with a submission, judged or not."""
         with self._lock:
-            self._seconds["busy_s"] += time.monotonic() - self._busy_since.pop(lane)
+            now = time.monotonic()
+            self._seconds["busy_s"] += now - self._busy_since.pop(lane, now)
             self._sums["jobs"] += jobs
 
     def judged(self, result: Judgement | JobReport, queue_s: float) -> None:
@@ -157,12 +142,6 @@ class Recorder:
             self._seconds["queue_wait_s"] += queue_s
             self._waits.append(queue_s)
             self._completed.append(time.monotonic())
-            if isinstance(result, Judgement):
-                self._denied.update(result.signals.denied)
-                self._sums["protocol_violations"] += result.signals.protocol_violations
-                self._sums["canary_reads"] += result.signals.canary_read
-            else:
-                self._denied.update(result.denied)
 
     def rate(self) -> float:
         """Submissions completed per second lately; 0.0 when none was."""
@@ -186,7 +165,6 @@ class Recorder:
                 wall_s=self._seconds["wall_s"],
                 queue_wait_s=self._seconds["queue_wait_s"],
                 outcomes=dict(self._outcomes),
-                denied=dict(self._denied),
                 queue_wait_max_s=waits[-1] if waits else 0.0,
                 queue_wait_p95_s=waits[int(0.95 * (len(waits) - 1))] if waits else 0.0,
                 waiting=waiting,

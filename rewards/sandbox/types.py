@@ -65,13 +65,21 @@ class Limits:
     """Of standard output; standard error is cut at 64 KiB without failing the job."""
     disk_mib: int = 32
     """Of all files in the working directory (L3), of each file (L1)."""
+    submission_s: float = 60.0
+    """Seconds of wall time of all jobs of one submission, after which it has failed with outcome `wall`."""
     waiting_s: float = 0.0
     """Wall time besides, in which the job waits for another: a candidate for its tests."""
 
     @property
     def wall_s(self) -> float:
-        """Seconds of wall time: max(3 x cpu_s, cpu_s + 2), so that a loaded node changes no verdict."""
+        """Seconds of wall time: max(3 x cpu_s, cpu_s + 2). Time in which a job was ready to run and had no core does
+        not count, up to `longest_wall_s`, so that a loaded node changes no verdict."""
         return max(3 * self.cpu_s, self.cpu_s + 2) + self.waiting_s
+
+    @property
+    def longest_wall_s(self) -> float:
+        """Seconds after which a job ends whatever the load: 5 x wall_s."""
+        return 5 * self.wall_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,12 +39,17 @@ def pools(local_ray: None) -> Iterator[SandboxPools]:
     pools = make_pools(SandboxConfig(slots=2))
     asyncio.run(pools.start())
     yield pools
-    asyncio.run(pools.stop())
+    kill(pools)
 
 
 def make_pools(config: SandboxConfig) -> SandboxPools:
     slots = dict.fromkeys(cpus_by_node(), config.slots)
     return SandboxPools(lambda node, share: sandbox_pool_actor(node, 3).remote(config, share), slots)
+
+
+def kill(pools: SandboxPools) -> None:
+    for _, actor in pools.handles:
+        ray.kill(actor)
 
 
 def judge_with(pools: SandboxPools, client: str = "scorer-0") -> PoolJudge:
@@ -101,7 +106,7 @@ def test_scorers_that_find_the_pool_full_come_back_until_it_has_room(local_ray: 
             outcomes = [judgement.outcome for judgement in batch.result(timeout=PATIENCE_S)]
             assert outcomes == [Outcome.OK, Outcome.WRONG, Outcome.OK]
     assert asyncio.run(pools.metrics())["sandbox/submissions"] == 12
-    asyncio.run(pools.stop())
+    kill(pools)
 
 
 def test_a_new_batch_of_a_scorer_takes_the_place_of_the_one_that_it_gave_up(local_ray: None) -> None:
@@ -116,13 +121,13 @@ def test_a_new_batch_of_a_scorer_takes_the_place_of_the_one_that_it_gave_up(loca
         dropped = [j for j in given_up.result(timeout=PATIENCE_S) if j.outcome is Outcome.INFRA_ERROR]
     assert len(dropped) >= 10
     assert "withdrawn" in dropped[0].detail
-    asyncio.run(pools.stop())
+    kill(pools)
 
 
 def test_when_every_pool_is_gone_the_scorer_says_so(local_ray: None) -> None:
     pools = make_pools(SandboxConfig(slots=1))
     asyncio.run(pools.start())
-    asyncio.run(pools.stop())
+    kill(pools)
     with pytest.raises(PoolsDead, match="no sandbox pool answers"):
         judge_with(pools)([GOOD], TESTS)
 
@@ -131,7 +136,7 @@ def test_a_level_that_the_node_does_not_reach_is_an_error_of_the_recipe(local_ra
     pools = make_pools(SandboxConfig(slots=1, isolation="L1", min_level="L3"))
     with pytest.raises(IsolationUnavailable, match=r"sandbox\.min_level=L3"):
         asyncio.run(pools.start())
-    asyncio.run(pools.stop())
+    kill(pools)
 
 
 def test_a_scorer_turns_programs_into_verdicts(pools: SandboxPools, tmp_path_factory: pytest.TempPathFactory) -> None:

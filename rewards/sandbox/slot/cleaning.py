@@ -12,6 +12,8 @@ import secrets
 import time
 from collections.abc import Iterator
 
+_MOST_FOLDERS = 500
+"""Waiting to be looked at, each an open descriptor."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -67,11 +69,11 @@ def _names(folder: int) -> list[tuple[str, bool]]:
 
 
 def mib_used(folder: str, at_most_entries: int) -> float:
-    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`.
+    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`, or a folder hides its own.
 
-    The tree may change meanwhile: what cannot be read counts as nothing.
+    The tree may change meanwhile: what is gone counts as nothing.
     """
-    blocks = 0
+    blocks = 0.0
     for seen, size in enumerate(_sizes(folder)):
         if seen >= at_most_entries:
             return float("inf")
@@ -79,7 +81,7 @@ def mib_used(folder: str, at_most_entries: int) -> float:
     return blocks * 512 / (1 << 20)
 
 
-def _sizes(folder: str) -> Iterator[int]:
+def _sizes(folder: str) -> Iterator[float]:
     try:
         waiting = [os.open(folder, _FOLDER)]
     except OSError:
@@ -90,10 +92,14 @@ def _sizes(folder: str) -> Iterator[int]:
             try:
                 for name, is_folder in _names(current):
                     yield os.stat(name, dir_fd=current, follow_symlinks=False).st_blocks
-                    if is_folder and len(waiting) < 100:
+                    if is_folder:
+                        if len(waiting) >= _MOST_FOLDERS:
+                            yield float("inf")
                         waiting.append(os.open(name, _FOLDER, dir_fd=current))
+            except PermissionError:
+                yield float("inf")
             except OSError:
-                continue  # removed or locked since it was listed
+                continue  # removed since it was listed
             finally:
                 os.close(current)
     finally:

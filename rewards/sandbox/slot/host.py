@@ -115,6 +115,7 @@ def _enter_l3(setup: Setup, control: socket.socket, details: dict[str, str]) -> 
         control.close()
         _, status = os.waitpid(inside, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    os.setsid()  # kill(0, ...) in a job must not reach the process that waits outside
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
     gauge, descendants = MemoryGauge(), Descendants()
     native = NativePrograms() if setup.native else None
@@ -148,7 +149,7 @@ def _enter_l1(setup: Setup, details: dict[str, str]) -> tuple[Place, MemoryGauge
     details["user"] = "its own" if own_user else "the owner's"
     _become_bare(site, home=f"{setup.folder}/{WORK}")
     kernel.drop_capabilities()
-    return FolderPlace(setup.folder, shown, [site, *found.values()], gauge, own_user=own_user), gauge
+    return FolderPlace(setup.folder, shown, [site, *found.values()], gauge, Descendants(), own_user=own_user), gauge
 
 
 def _become_bare(site: str, home: str) -> None:

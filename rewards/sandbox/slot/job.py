@@ -102,6 +102,7 @@ def run(work: Work, place: Place, control: socket.socket) -> tuple[dict[str, Any
         handoff=place.handoff,
         control=control,
         excess=place.excess_of(pid, work.limits),
+        starved_s=place.starved_s,
     )
     try:
         try:

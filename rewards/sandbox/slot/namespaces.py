@@ -15,7 +15,7 @@ JOB_UID = 1
 WORK, BUILD, INPUT, SITE = "/work", "/build", "/input", "/sp"
 CANARY_PATH = "/tests/expected_output.json"
 FIRST_JOB_UID = 60000
-"""Outside the user namespace; each slot adds its number."""
+"""Outside the user namespace; each slot adds its number, of at most four digits: 65534 is nobody's."""
 
 _ALTERNATIVES = "/etc/alternatives"
 """Links only, by which Debian finds awk and others."""

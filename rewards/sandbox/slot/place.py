@@ -45,6 +45,9 @@ class Place(Protocol):
     def excess_of(self, pid: int, bounds: Limits) -> Callable[[], Outcome | None]:
         """Asked now and then while the job runs: does it use more than its limits of what only we can count?"""
 
+    def starved_s(self) -> float:
+        """How long the job that runs was ready to run and had no core."""
+
     def kill_all(self) -> None:
         """Kill whatever the job started."""
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from funicular.rewards.sandbox.slot import cleaning, limits, visible
 from funicular.rewards.sandbox.slot.child import Ground
 from funicular.rewards.sandbox.slot.place import MemoryGauge, python_memory, rules, walls
+from funicular.rewards.sandbox.slot.usage import Descendants
 from funicular.rewards.sandbox.slot.work import Work
 from funicular.rewards.sandbox.types import Level, Limits, Outcome
 
@@ -26,7 +27,14 @@ class FolderPlace:
     """See `Place`."""
 
     def __init__(
-        self, folder: str, shown: Sequence[str], packages: Sequence[str], gauge: MemoryGauge, *, own_user: bool
+        self,
+        folder: str,
+        shown: Sequence[str],
+        packages: Sequence[str],
+        gauge: MemoryGauge,
+        descendants: Descendants,
+        *,
+        own_user: bool,
     ) -> None:
         """Prepare.
 
@@ -34,6 +42,7 @@ class FolderPlace:
             folder: absolute; holds WORK and the canary.
             shown: what a job may read besides, but for third-party packages in it.
             packages: of these, those that it may read.
+            descendants: the jobs, one at a time.
             own_user: nobody else has our user id, so the kernel can count the job's threads.
         """
         self._folder = folder
@@ -43,6 +52,7 @@ class FolderPlace:
         self._readable = [*packages, f"{folder}/{os.path.dirname(CANARY_PATH)}", *(p for r, _ in granted for p in r)]
         self._listable = [p for _, listable in granted for p in listable]
         self._gauge = gauge
+        self._descendants = descendants
         self._own_user = own_user
         self._walls = walls(Level.L1, native=False, own_uid=None)
         self._rules = self._make_rules()
@@ -83,6 +93,9 @@ class FolderPlace:
             return Outcome.FORBIDDEN if _threads(pid) > bounds.processes else None
 
         return excess
+
+    def starved_s(self) -> float:
+        return self._descendants.starved_s()
 
     def kill_all(self) -> None:
         """It had no way to start anything but threads."""

@@ -93,6 +93,9 @@ class NamespacePlace:
 
         return excess
 
+    def starved_s(self) -> float:
+        return self._descendants.starved_s()
+
     def kill_all(self) -> None:
         try:
             os.kill(-1, signal.SIGKILL)  # as PID 1: everything in our namespace but us

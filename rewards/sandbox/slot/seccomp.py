@@ -75,6 +75,12 @@ def bits(argument: int, *, needed: int, forbidden: int, otherwise: int) -> Rule:
     return (_word(argument), (_JUMP_ANY_BIT, 1, 0, forbidden), *need, _return(otherwise), _return(ALLOW))
 
 
+def without_flags(argument: int, flags: int, refusal: int, rule: Rule) -> Rule:
+    """`refusal` if the 32-bit argument has one of `flags`, else what `rule` says."""
+    rest = (_return(rule),) if isinstance(rule, int) else rule
+    return (_word(argument), (_JUMP_ANY_BIT, 0, 1, flags), _return(refusal), *rest)
+
+
 def masked_not(argument: int, mask: int, values: Sequence[int], otherwise: int) -> Rule:
     """Allow the call unless the 32-bit argument, masked, is one of `values`."""
     tests = tuple((_JUMP_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values))

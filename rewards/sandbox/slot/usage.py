@@ -6,6 +6,7 @@ Read from the outer /proc, of which the slot host keeps a descriptor when it ent
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -40,13 +41,23 @@ class Descendants:
 
     def usage(self) -> Usage:
         """Now. Processes that end meanwhile count nothing; nor does anything where the kernel hides processes."""
-        total = Usage()
+        return sum((self._one(pid) for pid in self._pids()), Usage())
+
+    def starved_s(self) -> float:
+        """The longest that one of their threads was ready to run, and had no core; 0 where the kernel does not say."""
+        waits = (
+            self._read(f"{pid}/task/{thread}/schedstat").split()
+            for pid in self._pids()
+            for thread in self._threads(pid)
+        )
+        return max((int(fields[1]) / 1e9 for fields in waits if len(fields) > 1), default=0.0)
+
+    def _pids(self) -> Iterator[str]:
         waiting = self._children("self")
         while waiting:
             pid = waiting.pop()
-            total += self._one(pid)
+            yield pid
             waiting += self._children(pid)
-        return total
 
     def _one(self, pid: str) -> Usage:
         fields = self._read(f"{pid}/stat").rpartition(b")")[2].split()
@@ -56,17 +67,20 @@ class Descendants:
         return Usage(cpu_s=ticks * _TICK_S, rss_mib=int(fields[_RSS]) * _PAGE_MIB, processes=1)
 
     def _children(self, pid: str) -> list[str]:
+        threads = self._threads(pid)
+        return [c for thread in threads for c in self._read(f"{pid}/task/{thread}/children").decode().split()]
+
+    def _threads(self, pid: str) -> list[str]:
         try:
             folder = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
         except OSError:
             return []
         try:
-            threads = os.listdir(folder)
+            return os.listdir(folder)
         except OSError:
             return []
         finally:
             os.close(folder)
-        return [c for thread in threads for c in self._read(f"{pid}/task/{thread}/children").decode().split()]
 
     def _read(self, path: str) -> bytes:
         try:

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 
 SHOWN_PACKAGES = (
     *("numpy", "scipy", "sympy", "mpmath", "sortedcontainers"),
-    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis", "attr", "attrs"),
+    *("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis", "_hypothesis_globals"),
+    *("attr", "attrs"),
 )
 """Where they are installed: what honest programs import, and what tests need."""
 
-_THIRD_PARTY = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages")
+_THIRD_PARTY = ("python3*/site-packages", "python3*/dist-packages")
+_OF_PREFIX = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")
+"""What is shown of a prefix: images keep projects and data below /usr too (WORKDIR /usr/src/app)."""
 
 
 def packages(site: str | None, preload: Iterable[str]) -> dict[str, str]:
@@ -35,9 +38,10 @@ def packages(site: str | None, preload: Iterable[str]) -> dict[str, str]:
 
 
 def interpreter_folders() -> list[str]:
-    """/usr, and where this interpreter and its standard library are."""
-    shown = ["/usr"]
-    for folder in (sys.base_prefix, sys.base_exec_prefix, *sys.path):
+    """Programs and libraries of the system, and where this interpreter and its standard library are."""
+    prefixes = ("/usr", "/usr/local", sys.base_prefix, sys.base_exec_prefix)
+    shown: list[str] = []
+    for folder in (*(f"{prefix}/{name}" for prefix in prefixes for name in _OF_PREFIX), *sys.path):
         for path in (os.path.realpath(folder), folder):
             if os.path.isdir(path) and path not in ("", "/") and not _below(path, shown):
                 shown.append(path)
@@ -55,8 +59,7 @@ def real_folders(folders: Iterable[str]) -> list[str]:
 
 def third_party_folders(shown: Iterable[str]) -> list[str]:
     """Folders of third-party packages inside folders that are shown."""
-    roots = {*shown, "/usr/local"}
-    found = {path for root in roots for pattern in _THIRD_PARTY for path in glob.glob(f"{root}/{pattern}")}
+    found = {path for root in shown for pattern in _THIRD_PARTY for path in glob.glob(f"{root}/{pattern}")}
     return sorted(path for path in found if os.path.isdir(path) and not os.path.islink(path))
 
 

@@ -98,6 +98,7 @@ class Watch:
         handoff: socket.socket,
         control: socket.socket,
         excess: Callable[[], Outcome | None],
+        starved_s: Callable[[], float],
     ) -> None:
         """Take over a process that was just forked.
 
@@ -105,6 +106,7 @@ class Watch:
             streams: non-blocking.
             handoff: on which the job says that it is confined, and hands over its listener.
             excess: whether something is used up that only this level or role counts; asked now and then.
+            starved_s: how long the job was ready to run and had no core; asked when its time is up.
         """
         self.started = False
         """It was confined, and then ran judged code."""
@@ -117,6 +119,7 @@ class Watch:
         self._handoff = handoff
         self._control = control
         self._excess = excess
+        self._starved_s = starved_s
         self._listener = -1
         self._pidfd = os.pidfd_open(pid)
         # the id of another process's CPU clock, from <linux/posix-timers.h>: CPUCLOCK_SCHED is 2
@@ -147,7 +150,11 @@ class Watch:
         while True:
             now = time.monotonic()
             if now >= deadline:
-                return Outcome.WALL
+                longest = self._limits.longest_wall_s
+                extended = began + min(self._limits.wall_s + self._starved_s(), longest)
+                if extended - now < _SHORTEST_WAKE_S:
+                    return Outcome.WALL
+                deadline = extended
             if now >= check:
                 if excess := self._over_limits():
                     return excess

@@ -12,6 +12,7 @@ from funicular.actors.sandbox_pool import PackedTests, SandboxPool
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.cores import usable_cores
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
+from funicular.rewards.sandbox.slot import native
 from funicular.rewards.sandbox.types import Outcome, Program, StdioCase, StdioTests
 
 ECHO = Program(source="print(input())")
@@ -45,7 +46,8 @@ def store() -> FakeStore:
 def pool(store: FakeStore) -> Iterator[SandboxPool]:
     pool = SandboxPool(SandboxConfig(slots=1), slots=1, fetch=store.fetch)
     yield pool
-    pool.close()
+    if pool._sandbox is not None:
+        pool._sandbox.close()
 
 
 def judge(pool: SandboxPool, tests: PackedTests, *programs: Program, client: str = "a") -> list[Outcome]:
@@ -61,8 +63,8 @@ def test_a_test_set_is_fetched_once(pool: SandboxPool, store: FakeStore) -> None
 
 
 def test_the_slots_start_with_the_first_call_and_the_report_says_what_they_are(pool: SandboxPool) -> None:
-    report = pool.start()
-    assert (report.slots, report.level, report.stats.submissions) == (1, pool.level(), 0)
+    report = pool.start("python")
+    assert (report.slots, report.level, report.stats.submissions) == (1, report.stats.level, 0)
     assert pool.report().life == report.life
 
 
@@ -87,4 +89,12 @@ def test_slots_are_never_more_than_the_cores_that_the_process_may_use_unless_the
 def test_an_unreachable_level_is_refused_by_start_and_not_by_the_actors_constructor() -> None:
     pool = SandboxPool(SandboxConfig(isolation="L1", min_level="L3"), slots=1)
     with pytest.raises(IsolationUnavailable, match="min_level"):
-        pool.start()
+        pool.start("python")
+
+
+def test_a_language_without_its_tools_is_refused_at_the_start(
+    pool: SandboxPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "TOOLS", {"cpp": ("/usr/bin/there-is-no-such-compiler",)})
+    with pytest.raises(ValueError, match="there-is-no-such-compiler"):
+        pool.start("cpp")

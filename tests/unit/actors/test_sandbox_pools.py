@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from funicular.actors import sandbox_pools
 from funicular.actors.errors import RunStopped
 from funicular.actors.sandbox_pool import PoolReport
 from funicular.actors.sandbox_pools import SLOTS_PER_POOL, SandboxPools
@@ -23,6 +24,7 @@ class FakePool:
 
     def __init__(self, node: str, slots: int) -> None:
         self.node = node
+        self.hangs = False
         self.says: PoolReport | Exception = PoolReport(
             level=Level.L3,
             why_not_higher="",
@@ -36,7 +38,9 @@ class FakePool:
         assert isinstance(self.says, PoolReport)
         self.says = replace(self.says, stats=replace(self.says.stats, **counters))
 
-    async def _answer(self) -> PoolReport:
+    async def _answer(self, language: str = "python") -> PoolReport:
+        if self.hangs:
+            await asyncio.Event().wait()
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -59,7 +63,12 @@ def world(**nodes: int) -> tuple[SandboxPools, list[FakePool]]:
         made.append(FakePool(node, slots))
         return made[-1]
 
-    return SandboxPools(make, nodes, kill_actor=lambda actor: None), made
+    def restart(pool: FakePool) -> None:
+        pool.hangs = False
+        assert isinstance(pool.says, PoolReport)
+        pool.says = replace(pool.says, life="second")
+
+    return SandboxPools(make, nodes, restart_actor=restart), made
 
 
 async def test_a_large_node_has_several_pools_that_share_its_slots() -> None:
@@ -126,11 +135,42 @@ async def test_a_silent_pool_does_not_stop_a_run() -> None:
     assert await pools.metrics() == {}
 
 
+async def test_a_pool_that_hangs_is_restarted_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_pools, "REPORT_S", 0.05)
+    monkeypatch.setattr(sandbox_pools, "SILENT_S", 0.0)
+    pools, (pool,) = world(a=2)
+    await pools.start()
+    for _ in range(2):
+        pool.hangs = True
+        assert await pools.metrics() == {}
+        assert await pools.metrics() == {}
+        assert pool.hangs
+        pool.hangs = False
+        assert (await pools.metrics())["sandbox/pool_restarts"] == 0, "it answered before the third miss"
+    pool.hangs = True
+    for _ in range(3):
+        assert await pools.metrics() == {}
+    assert (await pools.metrics())["sandbox/pool_restarts"] == 1
+
+
+async def test_a_pool_whose_slots_start_slowly_is_let(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_pools, "REPORT_S", 0.05)
+    pools, (pool,) = world(a=2)
+    await pools.start()
+    pool.hangs = True
+    for _ in range(4):
+        assert await pools.metrics() == {}
+    assert pool.hangs
+
+
 async def test_a_node_that_is_refused_stops_the_start_with_its_reason() -> None:
     pools, (pool,) = world(a=2)
     pool.says = IsolationUnavailable("sandbox.min_level=L3: this node reaches L1")
     with pytest.raises(IsolationUnavailable, match=r"(?s)min_level=L3.*\(node a\)"):
         await pools.start()
+    pool.says = ValueError("no g++")
+    with pytest.raises(ValueError, match=r"no g\+\+ \(node a\)"):
+        await pools.start("cpp")
     pool.says = RayActorError()
     with pytest.raises(RunStopped, match="the sandbox pool of node a does not start"):
         await asyncio.wait_for(pools.start(), 30)

@@ -171,10 +171,8 @@ async def test_a_spent_budget_ends_the_run() -> None:
         await FakeWorld(failing(RayActorError())).service(restarts=0).score(TASK, None)
 
 
-async def test_the_least_loaded_takes_the_next_group_and_stop_kills_all() -> None:
+async def test_the_least_loaded_takes_the_next_group() -> None:
     world = FakeWorld()
     scorers = world.service(count=2)
     await asyncio.gather(scorers.score(TASK, None), scorers.score(TASK, None))
     assert set(world.asked) == set(world.made)
-    await scorers.stop()
-    assert world.killed == world.made

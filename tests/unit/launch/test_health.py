@@ -12,9 +12,10 @@ from funicular.launch.cli import main
 from funicular.launch.config import Config
 from funicular.launch.health import HealthError, check_health, problems_of
 from funicular.rewards.config import RewardConfig
+from funicular.rewards.sandbox import sandbox
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
-from funicular.rewards.sandbox.sandbox import Sandbox
 from funicular.rewards.types import Status, Task, Verdict
+from tests.slots import skip_unless_possible
 
 DOUBLES = "def double(x):\n    return 2 * x\n"
 ASSERTS = ["assert double(2) == 4", "assert double(5) == 10"]
@@ -30,10 +31,7 @@ def config(verifier: str, **options: object) -> Config:
 
 @pytest.fixture(scope="module")
 def _contained() -> None:
-    try:
-        Sandbox().close()
-    except IsolationUnavailable as error:
-        pytest.skip(f"this machine contains no code: {error}")
+    skip_unless_possible()
 
 
 def test_a_verifier_that_is_well_is_said_to_be(tmp_path: Path) -> None:
@@ -48,11 +46,12 @@ def test_every_task_whose_reference_fails_is_named_with_what_the_verifier_said(t
     with pytest.raises(HealthError) as caught:
         check_health(config("needle", max_words=1), tmp_path, broken)
     said = str(caught.value)
-    assert "reward.verifier=needle fails its health check on 3 sampled tasks" in said
+    assert "reward.verifier=needle fails its health check on 3 tasks" in said
     assert "task long: the reference answer, as 'word" in said
     assert "task b: the reference answer, as 'two words', gave failed, expected passed (extracted: two words" in said
     assert "task a:" not in said
     assert "reward.health_tasks=0" in said
+    assert "Correct the data" in said
 
 
 def test_an_empty_answer_that_passes_is_named() -> None:
@@ -71,8 +70,18 @@ def test_tasks_without_a_reference_are_counted_apart(tmp_path: Path) -> None:
 def test_a_verifier_that_raises_is_no_pass_and_no_fail(tmp_path: Path) -> None:
     with pytest.raises(
         HealthError, match=r"task a: an empty answer gave infra_error, expected failed \(.*not a number"
-    ):
+    ) as caught:
         check_health(config("gsm8k"), tmp_path, [task("a", "seventy", "gsm8k")])
+    assert "Correct the data" not in str(caught.value), "nothing was judged, so no verdict is wrong"
+
+
+def test_a_language_that_needs_more_than_this_machine_has_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "levels_to_try", lambda config: ())
+    asked = task("a", "echo 1", "code", tests={"inputs": [""], "outputs": ["1"]})
+    with pytest.raises(IsolationUnavailable, match=r"reward\.verifier_options\.language=bash needs level L3"):
+        check_health(config("code", language="bash"), tmp_path, [asked])
 
 
 @pytest.mark.usefixtures("_contained")
@@ -103,7 +112,19 @@ def test_a_run_whose_verifier_is_not_well_ends_before_anything_is_started(
     Path("not/there/config.json").write_text("{}")
     assert main(["train", "-c", "own.yaml"]) == 2
     said = capsys.readouterr().err
-    assert "reward.verifier=needle fails its health check on 3 sampled tasks" in said
+    assert "reward.verifier=needle fails its health check on 3 tasks" in said
     assert len(re.findall(r"task [0-9a-f]{16}: the reference answer", said)) == 3
     assert not Path("runs/run/ledger.jsonl").exists()
     assert not Path("mlflow.db").exists()
+
+
+def test_a_driver_without_a_sandbox_says_how_to_train_where_the_nodes_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sandbox, "levels_to_try", lambda config: ())
+    Path("code.yaml").write_text("data: {path: code, size: 40}\nreward: {verifier: code}\n")
+    assert main(["train", "-c", "code.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "Untrusted code is not run" in said
+    assert "Only the health check needs a sandbox on this machine; reward.health_tasks=0" in said

@@ -52,6 +52,12 @@ def test_the_graded_function_needs_the_verifiers_score() -> None:
         reasoning_gym_score([{"extracted": "8"}])
 
 
+def test_what_the_verifier_did_not_answer_for_in_time_scores_zero() -> None:
+    late = {"verifier": "no answer in 5 s of CPU time"}
+    assert reasoning_gym_score([late, {"score": "1.0"}, late]) == [0.0, 1.0, 0.0]
+    assert reasoning_gym_score([late]) == [0.0]
+
+
 def test_the_packages_own_tasks_and_scores() -> None:
     pytest.importorskip("reasoning_gym", reason="the extra `reasoning` is not installed")
     rows = reasoning_rows("leg_counting,chain_sum", 5, 7)

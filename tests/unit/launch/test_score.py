@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from funicular.launch.cli import main
-from funicular.rewards.sandbox.isolation import IsolationUnavailable
-from funicular.rewards.sandbox.sandbox import Sandbox
+from tests.slots import skip_unless_possible
 
 TASKS = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n), "id": f"t{n}"} for n in range(1, 40)]
 
@@ -174,10 +173,7 @@ def test_a_verifier_that_is_not_well_stops_before_scoring(capsys: pytest.Capture
 
 
 def test_code_is_judged_in_the_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        Sandbox().close()
-    except IsolationUnavailable as error:
-        pytest.skip(f"this machine contains no code: {error}")
+    skip_unless_possible()
     code = [
         "data.path=code",
         "data.id_column=null",

@@ -90,6 +90,8 @@ def test_another_language_takes_its_own_block() -> None:
 def test_text_made_to_be_slow_to_cut_is_cut() -> None:
     for part in ("```\n", "`", "```python", " ", "~~~\n```\n", "</think>", "```python\nx\n"):
         extract_program(part * 200_000)
+    for one_line in ("~" * 200_000 + "`", "```" + " " * 200_000 + "`", "```" + "a" * 200_000 + "`"):
+        extract_program(one_line)  # quadratic work would take hours
 
 
 PROMPT = "from typing import List\n\ndef helper():\n    return 1\n\ndef f(x: List[int]):\n    '''Do.'''\n"
@@ -247,8 +249,6 @@ def test_tests_of_one_task_are_parsed_once_and_never_taken_for_another() -> None
         (5, {}, "column tests: got int 5"),
         ([["1", "2"]], {"tests_column": "test"}, "no column 'test'; nearest: tests"),
         ([["1", "2"]], {"prefix_column": "prompt"}, "no column 'prompt'"),
-        ([["1", "2"]], {"format": "apss"}, "nearest: apps"),
-        ([["1", "2"]], {"language": "c++"}, "expected one of bash, cpp, javascript, python"),
         ({"inputs": [[1]], "outputs": [1], "fn_name": "f"}, {"language": "cpp"}, "standard input and output"),
         (["assert f(1)"], {"language": "bash"}, "standard input and output"),
         ({"inputs": [[10**5000]], "outputs": [1], "fn_name": "f"}, {}, "arguments of test 1"),
@@ -257,6 +257,20 @@ def test_tests_of_one_task_are_parsed_once_and_never_taken_for_another() -> None
 def test_tests_that_cannot_be_judged_are_found_before_a_run(tests: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"^task t: .*{re.escape(said)}"):
         check_tests(task(tests), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format": "apss"}, "format='apss': nearest: apps"),
+        ({"language": "c++"}, "language='c++': expected one of bash, cpp, javascript, python"),
+        ({"tolerance": "abc"}, "tolerance='abc': expected a number, 0 or more"),
+        ({"tolerance": float("nan")}, "tolerance=nan: expected a number"),
+    ],
+)
+def test_an_option_that_could_never_be_used_is_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        check_tests(task(), **options)
 
 
 def test_tests_that_can_be_judged_pass_the_check() -> None:

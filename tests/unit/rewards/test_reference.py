@@ -29,6 +29,7 @@ def test_every_verifier_is_known() -> None:
         ("gsm8k", "so 70 + 2\n#### 72", {}),
         ("math", r"\frac{1}{2}", {}),
         ("math", r"$x^2$", {}),
+        ("math", "She sells 48/2 = <<48/2=24>>24 clips in May.\nSo 48+24 = <<48+24=72>>72.\n#### 72", {}),
         ("boxed", "(1, 2)", {}),
         ("boxed", r"\boxed{7}", {}),
         ("exact_text", "Paris, France", {"tag": "answer"}),

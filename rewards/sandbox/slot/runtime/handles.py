@@ -18,11 +18,8 @@ Call = Callable[..., Any]
 """(function, arguments, keywords, handle or None) -> result: `Candidate.call`."""
 
 _FORWARDED = ("__len__", "__bool__", "__getitem__", "__setitem__", "__delitem__", "__call__")
-_PLAIN_TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range)
-_QUESTIONS = frozenset(
-    {name for kind in _PLAIN_TYPES for name in dir(kind) if name.startswith("is")}
-    | {"startswith", "endswith", "count", "index", "find", "rindex", "rfind"}
-)
+_VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, range)
+_QUESTIONS = frozenset(name for kind in _VALUES for name in dir(kind) if not name.startswith("_"))
 
 
 class CandidateError(Exception):

@@ -119,6 +119,8 @@ def _finish(status: int, module: ModuleType) -> int:
     _ignore_errors(threading._shutdown)  # type: ignore[attr-defined]
     _ignore_errors(atexit._run_exitfuncs)
     flushed = flush_streams()
+    # What the program put in their place may need its globals, which go now.
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     # Files that the program opened and left open write their buffers when their last name goes.
     _ignore_errors(partial(_release_globals, module))
     flushed &= flush_streams()

@@ -11,7 +11,6 @@ Options of a job:
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import json
 import os
@@ -25,6 +24,7 @@ from funicular.rewards.sandbox.slot.runtime import program
 from funicular.rewards.sandbox.slot.runtime.channel import Channel
 from funicular.rewards.sandbox.slot.runtime.free_names import free_names
 from funicular.rewards.sandbox.slot.runtime.in_process import InProcessCandidate
+from funicular.rewards.sandbox.slot.runtime.lending import HELPERS, IMPORTED, may_lend
 from funicular.rewards.sandbox.slot.runtime.proxies import Candidate
 from funicular.rewards.sandbox.slot.runtime.pytest_style import run_pytest
 from funicular.rewards.sandbox.slot.runtime.tally import Tally
@@ -33,12 +33,6 @@ from funicular.rewards.sandbox.types import TesterStyle
 
 MODULE_NAME = "test_main"
 """Not `__main__`, so that `unittest.main()` under the usual guard does not run."""
-_IMPORTED = frozenset(
-    ("cmath", "collections", "datetime", "decimal", "fractions", "functools", "itertools", "math", "random", "re")
-)
-"""Where tests use one of these without importing it, they counted on a solution that does."""
-_NEVER_LENT = frozenset((*sys.stdlib_module_names, *vars(builtins), "np", "numpy", "pd", "pandas", "pytest"))
-"""A candidate that defines one of these would stand between the tests and what they mean by it."""
 
 
 def run_tester(source: bytes, options: dict[str, Any]) -> NoReturn:
@@ -69,6 +63,8 @@ def _run_tests(source: bytes, options: dict[str, Any], candidate: Candidate | In
     # Tests that expect any exception must not take a broken candidate for one that raised it.
     if candidate.failure and not tally.failed:
         tally.fail("candidate", candidate.failure)
+    if isinstance(candidate, Candidate) and not candidate.used and not tally.failed:
+        tally.fail("candidate", "the tests never called it")
     return tally
 
 
@@ -80,23 +76,20 @@ def _test_module(source: bytes, options: dict[str, Any], candidate: Candidate | 
     lent = candidate.names
     if entry_point is not None:
         lent[entry_point] = candidate.function(entry_point)
-    exported = {name for name in taken & set(lent) if _may_lend(name, taken, entry_point)}
+    style = TesterStyle(options["style"])
+    exported = {name for name in taken & set(lent) if may_lend(name, taken, style, entry_point)}
     for name in ("solution", *options.get("module_names", ())):
         sys.modules[name] = candidate.module(name, exported)
     module = program.fresh_module(MODULE_NAME, source)
     names = module.__dict__
-    names.update((name, importlib.import_module(name)) for name in taken & _IMPORTED - exported)
+    names.update((name, importlib.import_module(name)) for name in taken & IMPORTED - exported)
+    names.update((name, HELPERS[name]) for name in taken & HELPERS.keys() - exported)
     names.update((name, lent[name]) for name in exported)
     if prelude:
         exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), names)
     if entry_point is not None:  # the prelude may hold a stub of it
         names[entry_point] = lent[entry_point]
     return module
-
-
-def _may_lend(name: str, taken: set[str], entry_point: str | None) -> bool:
-    """A function named like a builtin (MBPP has `sum`) is lent where nothing but it can be what is tested."""
-    return name not in _NEVER_LENT or name == entry_point or taken == {name}
 
 
 def _run_source(source: bytes, module: ModuleType) -> None:

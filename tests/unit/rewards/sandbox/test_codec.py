@@ -253,3 +253,19 @@ def test_a_reference_stands_for_an_object_where_both_sides_agree() -> None:
     data = codec.encode([1, thing], lambda value: 7)
     assert data == [1, {"h": 7}]
     assert codec.decode(data, {7: thing}.__getitem__) == [1, thing]
+
+
+@pytest.mark.parametrize("unit", [b'\\\\"', b'\\"', b"\\", b'"'])
+def test_a_line_made_to_be_slow_to_measure_is_measured(unit: bytes) -> None:
+    """Quadratic work on it would take a day."""
+    line = b"[" * 201 + b'"' + unit * (codec.MAX_LINE_BYTES // len(unit) - 400)
+    with pytest.raises(ValueError):  # noqa: PT011 - which one depends on where it stops being JSON
+        codec.loads(line)
+
+
+def test_keys_that_share_one_path_through_a_table_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_MOST_HASHING_S", 0.0)
+    with pytest.raises(ValueError, match="takes more than 0 s to fill"):
+        codec.decode({"d": [[key, 0] for key in range(5000)]})
+    with pytest.raises(ValueError, match="takes more than 0 s to fill"):
+        codec.decode({"s": list(range(5000))})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from funicular.rewards.sandbox import judge as judge_module
 from funicular.rewards.sandbox.formats import parse_tests
 from funicular.rewards.sandbox.judge import check_judgeable, run_program
+from funicular.rewards.sandbox.slot_process import missing_tool
 from funicular.rewards.sandbox.types import (
     CallTests,
     Integrity,
@@ -19,6 +19,7 @@ from funicular.rewards.sandbox.types import (
     Limits,
     Outcome,
     Program,
+    StdioCase,
     StdioTests,
 )
 from tests.judge_slots import BRIEF, OUT_OF_TIME, QUICK, Slots, started_slots
@@ -133,15 +134,23 @@ def test_reading_the_canary_is_seen(slots: Slots) -> None:
     assert not slots.judge("print(3)", SUM).signals.canary_read
 
 
-def test_time_that_is_up_before_it_begins_is_our_fault_and_later_the_programs(slots: Slots) -> None:
+SLEEPING = "import time; time.sleep(1.2)\n"
+
+
+def test_a_program_that_the_submissions_deadline_cuts_is_our_fault(slots: Slots) -> None:
     late = slots.judge("print(3)", SUM, seconds=0.0)
     assert (late.outcome, late.tests_run) == (Outcome.INFRA_ERROR, 0)
-    sleeping = "import time; time.sleep(1.2); print(sum(map(int, input().split())))"
-    slow = slots.judge(sleeping, SUM, seconds=2.2, limits=Limits(cpu_s=0.1))
-    assert slow.outcome is Outcome.WALL
+    right = f"{SLEEPING}print(sum(map(int, input().split())))"
+    slow = slots.judge(right, SUM, seconds=2.2, limits=Limits(cpu_s=0.1))  # its jobs took longer than one may
+    assert slow.outcome is Outcome.INFRA_ERROR
     assert 0 < slow.tests_run < 3
-    hurried = slots.judge(sleeping, SUM, seconds=0.5, limits=Limits(cpu_s=1.0))
-    assert (hurried.outcome, hurried.tests_run) == (Outcome.INFRA_ERROR, 1)
+
+
+def test_a_test_that_failed_before_the_submissions_deadline_decides(slots: Slots) -> None:
+    wrong = slots.judge(f"{SLEEPING}print(7)", SUM, seconds=0.5, all_tests=True)
+    assert (wrong.outcome, wrong.tests_run) == (Outcome.WRONG, 1)
+    hanging = slots.judge("import time; time.sleep(60)", SUM, seconds=0.5, all_tests=True, limits=BRIEF)
+    assert (hanging.outcome, hanging.tests_run) == (Outcome.WALL, 1)
 
 
 @pytest.mark.parametrize(
@@ -191,15 +200,14 @@ NATIVE = {
         Outcome.RUNTIME_ERROR,
     ),
 }
-NEEDS = {"bash": "bash", "cpp": "g++", "javascript": "node"}
 
 
 @pytest.mark.parametrize("language", NATIVE)
 def test_other_languages_run_at_l3(slots: Slots, language: str) -> None:
     if slots.level is not Level.L3:
-        pytest.skip(f"other languages need L3: {'; '.join(slots.reasons)}")
-    if shutil.which(NEEDS[language]) is None:
-        pytest.skip(f"{NEEDS[language]} is not installed")
+        pytest.skip("other languages need L3")
+    if missing := missing_tool(language):
+        pytest.skip(missing)
     right, wrong, broken, outcome = NATIVE[language]
     judgement = slots.judge(right, SUM, language=language, limits=Limits(cpu_s=2.0))
     assert judgement.passed, (judgement.detail, judgement.stderr)
@@ -209,3 +217,24 @@ def test_other_languages_run_at_l3(slots: Slots, language: str) -> None:
     if outcome is Outcome.COMPILE_ERROR:
         assert failed.tests_run == 0
         assert "x" in failed.stderr
+
+
+def test_a_program_that_dawdles_in_every_test_fails_before_the_deadline_makes_it_void(slots: Slots) -> None:
+    tests = StdioTests(cases=(StdioCase(stdin="", stdout="1"),) * 9)
+    limits = Limits(cpu_s=1.0, submission_s=0.5)
+    judgement = slots.judge("import time\ntime.sleep(0.3)\nprint(1)", tests, limits=limits)
+    assert (judgement.outcome, judgement.tests_run) == (Outcome.WALL, 2), judgement.detail
+
+
+def test_a_program_may_put_its_own_object_in_the_place_of_standard_output(slots: Slots) -> None:
+    source = """
+import os, sys
+class Fast:
+    def __init__(self): self.text = []
+    def write(self, text): self.text.append(text)
+    def flush(self): os.write(1, "".join(self.text).encode()); self.text.clear()
+sys.stdout = Fast()
+print(2 * int(input()))
+"""
+    judgement = slots.judge(source, StdioTests(cases=(StdioCase(stdin="21", stdout="42"),)))
+    assert judgement.outcome is Outcome.OK, judgement.detail

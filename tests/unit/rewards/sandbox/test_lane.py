@@ -174,6 +174,67 @@ def test_a_fault_of_ours_costs_one_submission_and_not_the_lane(world: World, err
     assert world.stats().retried == 0
 
 
+def test_a_submission_without_a_verdict_is_judged_once_more(world: World) -> None:
+    asked: list[int] = []
+
+    def work(slots: LaneSlots) -> Judgement:
+        asked.append(1)
+        return judgement(Outcome.OK if len(asked) == 2 else Outcome.INFRA_ERROR, "the tests gave no verdict")
+
+    assert world.judge(work).outcome is Outcome.OK
+    assert world.judge(work).outcome is Outcome.INFRA_ERROR
+    assert len(asked) == 4
+    stats = world.stats()
+    assert (stats.retried, stats.restarts, stats.infra_errors, stats.submissions) == (2, 0, 1, 2)
+
+
+def test_a_submission_without_a_verdict_is_not_judged_again_after_its_deadline(world: World) -> None:
+    def work(slots: LaneSlots) -> Judgement:
+        time.sleep(0.1)
+        return judgement(Outcome.INFRA_ERROR, "the deadline passed")
+
+    late = world.ask(work, deadline_s=0.05).result.result(timeout=PATIENCE_S)
+    assert late.detail.startswith(("the deadline passed", "deadline passed"))
+    assert world.stats().retried == 0
+
+
+def test_a_fault_outside_the_judging_answers_and_the_lane_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise KeyError("a lane that never began")
+
+    with monkeypatch.context() as faults:
+        faults.setattr(world.recorder, "judged", failing)
+        failed = world.judge(use)
+    assert (failed.outcome, failed.detail) == (Outcome.INFRA_ERROR, "KeyError: 'a lane that never began'")
+    assert world.judge(use).outcome is Outcome.OK
+
+
+def test_a_lane_that_is_stopped_while_its_slot_starts_takes_nothing() -> None:
+    starting, go = threading.Event(), threading.Event()
+    made: list[FakeSlot] = []
+
+    def start(role: SlotRole, lane: int) -> Any:
+        starting.set()
+        assert go.wait(PATIENCE_S)
+        made.append(FakeSlot(role, lane))
+        return made[-1]
+
+    recorder = Recorder(1)
+    queue = FairQueue(10, 1, lambda submission: None)
+    lane = Lane(0, queue, start, recorder, 100)
+    lane.start()
+    assert starting.wait(PATIENCE_S)
+    lane.stop()
+    deadline = time.monotonic() + PATIENCE_S
+    queue.put([Submission(work=lambda slots, _: use(slots), infra_error=judgement, run="r", deadline=deadline)])
+    go.set()
+    assert lane.join(PATIENCE_S)
+    assert queue.waiting == 1
+    assert made[0].killed
+
+
 def test_a_slot_that_does_not_end_is_left_behind_and_the_lane_goes_on(world: World) -> None:
     world.machine.made[0].immortal = True
     assert world.judge(loses_its_slot(1)).outcome is Outcome.OK

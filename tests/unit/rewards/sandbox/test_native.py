@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from funicular.rewards.sandbox.slot import native
 from funicular.rewards.sandbox.slot.wire import Job, JobKind
 from funicular.rewards.sandbox.slot_process import SlotProcess, SlotRole, missing_tool
 from funicular.rewards.sandbox.types import JobReport, Level, Outcome
@@ -116,6 +117,8 @@ def test_javascript_cannot_use_more_memory(slot: SlotProcess) -> None:
     assert run_native(slot, "javascript", source).outcome is Outcome.MEMORY
 
 
-def test_what_a_node_lacks_is_said() -> None:
+def test_what_a_node_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing_tool("python") is None
+    monkeypatch.setattr(native, "tool", lambda language: None)
+    assert "install the package g++" in str(missing_tool("cpp"))
     assert "cobol" in str(missing_tool("cobol"))

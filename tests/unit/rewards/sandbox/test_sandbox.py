@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from funicular.rewards.sandbox import sandbox as sandbox_module
 from funicular.rewards.sandbox import types
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.isolation import IsolationUnavailable, refusal
 from funicular.rewards.sandbox.queue import SandboxBusy
-from funicular.rewards.sandbox.sandbox import Sandbox
+from funicular.rewards.sandbox.sandbox import Sandbox, answer_s
 from funicular.rewards.sandbox.slot_process import SlotFailed, SlotRole
 from funicular.rewards.sandbox.types import (
     CallCase,
@@ -71,6 +72,26 @@ def test_good_programs_pass_and_bad_ones_fail(
 def test_a_program_runs_without_tests(sandbox: Sandbox) -> None:
     report = sandbox.run(Program(source="print(input()[::-1])"), b"abc\n")
     assert (report.outcome, report.exit_code, report.stdout) == (Outcome.OK, 0, b"cba\n")
+
+
+def test_a_language_without_its_tool_is_refused_before_a_slot_is_touched(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "_missing_tool", lambda language: "no g++ here: install the package g++")
+    before = sandbox.stats()
+    expected = "install the package" if sandbox.level is Level.L3 else "needs level L3"
+    cpp = Program(source="int main() {}", language="cpp")
+    with pytest.raises(ValueError, match=expected):
+        sandbox.judge(cpp, STDIO)
+    with pytest.raises(ValueError, match=expected):
+        sandbox.run(cpp)
+    assert sandbox.stats().since(before).submissions == 0
+
+
+def test_an_answer_is_awaited_until_whatever_was_begun_has_ended() -> None:
+    config = SandboxConfig(cpu_s=20.0)
+    longest = config.limits.longest_wall_s
+    assert answer_s(config) > 2 * longest  # a compilation and a run, each with such limits, or candidate and tests
 
 
 def test_limits_of_one_call_replace_those_of_the_config(sandbox: Sandbox) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from funicular.rewards.sandbox import slot_process
+from funicular.rewards.sandbox.slot.namespaces import FIRST_JOB_UID
 from funicular.rewards.sandbox.slot.visible import SHOWN_PACKAGES
 from funicular.rewards.sandbox.slot.wire import Job, JobKind
 from funicular.rewards.sandbox.slot_process import (
@@ -266,6 +268,37 @@ def test_killing_a_stuck_slot_leaves_no_process(doomed: SlotProcess) -> None:
 
     assert lost
     _all_gone({doomed.pid, *inside})
+
+
+def test_a_slot_that_does_not_end_closes_its_descriptors_once(
+    doomed: SlotProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = doomed._process.wait
+
+    def never_ends(timeout: float) -> int:
+        raise subprocess.TimeoutExpired("slot", timeout)
+
+    monkeypatch.setattr(doomed._process, "wait", never_ends)
+    os.kill(doomed.pid, signal.SIGKILL)
+    with pytest.raises(SlotLost, match="did not end"):
+        run(doomed, "pass")
+    with open(os.devnull) as foreign:  # takes the lowest free descriptor, as the log's number is now
+        doomed.kill()
+        os.fstat(foreign.fileno())
+    with pytest.raises(SlotLost):
+        run(doomed, "pass")
+    ending(_DEADLINE_S)
+
+
+def test_numbers_of_slots_differ_between_processes_and_stay_below_the_user_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers: set[int] = set()
+    for pid in (100, 101, 102):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        numbers |= {slot_process._number(slot, role) for slot in range(16) for role in SlotRole}
+    assert len(numbers) == 3 * 16 * len(SlotRole)
+    assert FIRST_JOB_UID + slot_process._NUMBERS <= 65534
 
 
 def test_a_slot_dies_with_its_owner_and_so_does_its_folder(tmp_path: Path) -> None:

@@ -231,8 +231,23 @@ def test_tests_that_die_by_themselves_are_our_fault(slots: Slots) -> None:
     assert judgement.outcome is Outcome.INFRA_ERROR
     assert (judgement.tests_passed, judgement.tests_run) == (0, 0)
     busy = slots.judge(RIGHT, parse_tests(["while True: pass\nassert True"]), limits=Limits(cpu_s=0.1))
-    assert busy.outcome in (Outcome.INFRA_ERROR, Outcome.WALL)
-    assert not busy.passed
+    assert busy.outcome is Outcome.INFRA_ERROR
+
+
+def test_a_candidate_is_not_blamed_for_waiting_for_slow_tests(slots: Slots) -> None:
+    tests = parse_tests(["import time; time.sleep(5)\nassert f(2) == 4"])
+    slow = slots.judge(RIGHT, tests, limits=Limits(cpu_s=0.5))  # it may wait for 4.5 s
+    assert slow.outcome is Outcome.INFRA_ERROR
+    assert "before they called the candidate" in slow.detail
+
+
+def test_a_candidate_that_loads_until_its_time_is_over_is_blamed(slots: Slots) -> None:
+    tests = parse_tests(["import time; time.sleep(1)\nassert f(2) == 4"])
+    loading = f"import time; time.sleep(3.8)\n{RIGHT}"
+    assert slots.judge(loading, tests, limits=Limits(cpu_s=0.5)).outcome is Outcome.WALL
+    spinning = f"{RIGHT}import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()"
+    slow = parse_tests(["import time; time.sleep(5)\nassert f(2) == 4"])
+    assert slots.judge(spinning, slow, limits=Limits(cpu_s=0.5)).outcome in OUT_OF_TIME
 
 
 def test_a_result_that_exhausts_the_tests_is_the_candidates_fault(slots: Slots) -> None:

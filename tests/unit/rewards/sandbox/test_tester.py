@@ -74,6 +74,92 @@ def test_a_module_that_tests_forgot_to_import_is_not_the_candidates() -> None:
     assert counts(asserts("def half(x): return x / 2", "assert math.isclose(half(3), 1.5)")) == (1, 1, 0, 0)
 
 
+SHADOWS = {
+    "abs": "def abs(x): return 0\n",
+    "range": "def range(*a): return []\n",
+    "len": "def len(x): return 1\n",
+    "zip": "def zip(*a): return []\n",
+    "all": "def all(x): return True\n",
+    "isclose": "def isclose(*a, **k): return True\n",
+    "math": "class math:\n    def isclose(*a): return True\n    def fabs(x): return 0\n",
+}
+RIGHT_AND_WRONG = {4: (1, 1, 0, 0), 0: (1, 1, 1, 0)}
+
+
+def solve(result: int, shadow: str) -> str:
+    return f"{SHADOWS[shadow]}def solve(x): return {result}\n"
+
+
+@pytest.mark.parametrize(
+    ("shadow", "statement"),
+    [
+        ("abs", "assert abs(candidate(1) - 4) < 1e-6"),
+        ("abs", "assert abs(solve(1) - 4) < 1e-6"),
+        ("range", "for i in range(3): assert candidate(i) == 4"),
+        ("isclose", "assert isclose(candidate(1), 4)"),
+        ("math", "assert math.fabs(candidate(1) - 4) < 1e-6"),
+        ("zip", "for x, y in zip([1, 2], [4, 4]): assert candidate(x) == y"),
+        ("len", "assert len([0] * candidate(1)) == 4"),
+        ("all", "assert all(candidate(i) == 4 for i in (1, 2))"),
+    ],
+)
+def test_a_candidate_lends_humaneval_nothing_but_the_entry_point(shadow: str, statement: str) -> None:
+    check = f"def check(candidate):\n    {statement}\n"
+    for result, counted in RIGHT_AND_WRONG.items():
+        verdict = run_tests(solve(result, shadow), check, style="humaneval", entry_point="solve")
+        assert counts(verdict) == counted, verdict
+
+
+@pytest.mark.parametrize(
+    ("shadow", "statement"),
+    [
+        ("isclose", "assert isclose(solve(1), 4)"),
+        ("math", "assert math.isclose(solve(1), 4)"),
+        ("abs", "assert abs(solve(1) - 4) < 1e-6"),
+        ("len", "assert len([0] * solve(1)) == 4"),
+        ("all", "assert all(solve(i) == 4 for i in range(2))"),
+    ],
+)
+def test_a_candidate_lends_asserts_nothing_that_they_mean_otherwise(shadow: str, statement: str) -> None:
+    for result, counted in RIGHT_AND_WRONG.items():
+        verdict = asserts(solve(result, shadow), statement)
+        assert counts(verdict) == counted, verdict
+
+
+@pytest.mark.parametrize(
+    ("shadow", "statement"),
+    [
+        ("abs", "self.assertTrue(abs(solution.solve(1) - 4) < 1e-6)"),
+        ("range", "for i in range(3): self.assertEqual(solution.solve(i), 4)"),
+        ("zip", "for x, y in zip([1, 2], [4, 4]): self.assertEqual(solution.solve(x), y)"),
+        ("len", "self.assertEqual(len([0] * solution.solve(1)), 4)"),
+    ],
+)
+def test_a_candidate_lends_a_test_file_nothing_that_it_means_otherwise(shadow: str, statement: str) -> None:
+    source = (
+        "import unittest\nimport solution\nclass Test(unittest.TestCase):\n"
+        f"    def test_solve(self):\n        {statement}\n"
+    )
+    for result, counted in RIGHT_AND_WRONG.items():
+        verdict = run_tests(solve(result, shadow), source, style="unittest")
+        assert counts(verdict) == counted, verdict
+
+
+@pytest.mark.parametrize(
+    ("style", "source", "options"),
+    [
+        ("humaneval", "def check(candidate):\n    assert True\n", {"entry_point": "f"}),
+        ("asserts", "", {"statements": ["assert True"]}),
+        ("unittest", "import unittest, solution\nclass T(unittest.TestCase):\n    def test_f(self): pass\n", {}),
+        ("pytest", "import solution\ndef test_f(): pass\n", {}),
+    ],
+)
+def test_tests_that_never_call_the_candidate_fail(style: str, source: str, options: dict[str, Any]) -> None:
+    verdict = run_tests("def f(x): return x", source, style=style, **options)
+    assert verdict["failed"] == 1
+    assert "the tests never called it" in verdict["first_failure"]
+
+
 UNITTEST = """
 import unittest
 from solution import LIMIT, Empty, Node, adder, double, later, link, pop

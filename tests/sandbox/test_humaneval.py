@@ -15,7 +15,7 @@ from funicular.rewards.sandbox.types import Judgement, Limits, Program, TestSet
 from funicular.rewards.types import Task
 from tests.judge_slots import Slots, started_slots
 
-FILE = Path(__file__).resolve().parents[4] / "../shared/data/humaneval/HumanEval.jsonl.gz"
+FILE = Path(__file__).resolve().parents[2] / "../shared/data/humaneval/HumanEval.jsonl.gz"
 COLUMNS = {"tests_column": "test", "entry_point_column": "entry_point", "prefix_column": "prompt"}
 LIMITS = Limits(cpu_s=5.0)
 

@@ -16,20 +16,27 @@ _ARGUMENTS = (
 """Nothing outside the folder of the job is looked at, nothing but the one file is run."""
 
 
+class PytestMissing(RuntimeError):
+    """The node's environment has no pytest that works: nobody's program is to blame."""
+
+
+def require_pytest() -> None:
+    """Raises PytestMissing unless it can be imported here."""
+    try:
+        import pytest  # noqa: F401
+    except ImportError as error:
+        raise PytestMissing(
+            f"pytest cannot be imported in this node's slots ({error}); install it, or turn the tests into unittest"
+        ) from None
+
+
 def run_pytest(module: ModuleType, source: bytes, tally: Tally) -> None:
     """Collect and run the tests of `module`, which has run already.
 
     pytest finds it in sys.modules instead of importing the file, which it needs only to start from.
-
-    Raises:
-        RuntimeError: pytest is not installed.
     """
-    try:
-        import pytest
-    except ImportError:
-        raise RuntimeError(
-            "pytest is not installed for this node's interpreter; install it, or turn the tests into unittest"
-        ) from None
+    import pytest
+
     path = Path.cwd() / f"{module.__name__}.py"
     path.write_bytes(source)
     module.__file__ = str(path)

@@ -26,7 +26,7 @@ from funicular.rewards.sandbox.slot.runtime.free_names import free_names
 from funicular.rewards.sandbox.slot.runtime.in_process import InProcessCandidate
 from funicular.rewards.sandbox.slot.runtime.lending import HELPERS, IMPORTED, may_lend
 from funicular.rewards.sandbox.slot.runtime.proxies import Candidate
-from funicular.rewards.sandbox.slot.runtime.pytest_style import run_pytest
+from funicular.rewards.sandbox.slot.runtime.pytest_style import PytestMissing, require_pytest, run_pytest
 from funicular.rewards.sandbox.slot.runtime.tally import Tally
 from funicular.rewards.sandbox.slot.wire import CALLS_FD, RESULT_FD
 from funicular.rewards.sandbox.types import TesterStyle
@@ -57,6 +57,8 @@ def _run_tests(source: bytes, options: dict[str, Any], candidate: Candidate | In
         candidate.wait_until_ready()
         module = _test_module(source, options, candidate)
         _STYLES[TesterStyle(options["style"])](source, module, options, tally)
+    except PytestMissing:
+        raise  # without a verdict the judge takes the tests for broken, not the program
     except BaseException as error:  # SystemExit of a test file included: whatever it was, nothing passed
         tally.collected = max(tally.collected, 1)
         tally.fail("set-up", error)
@@ -134,6 +136,7 @@ def _run_unittest(source: bytes, module: ModuleType, options: dict[str, Any], ta
 
 
 def _run_pytest(source: bytes, module: ModuleType, options: dict[str, Any], tally: Tally) -> None:
+    require_pytest()
     _run_source(source, module)
     run_pytest(module, source, tally)
 

@@ -10,7 +10,7 @@ from typing import Any
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.sandbox import Sandbox
 from funicular.rewards.sandbox.slot.native import tool
-from funicular.rewards.sandbox.types import Judgement, Level, Program
+from funicular.rewards.sandbox.types import Judgement, Level, Program, TesterStyle, TesterTests
 from tests.sandbox.programs import BenignProgram, HostileProgram
 
 DEADLINE_S = 90.0
@@ -58,8 +58,11 @@ def record(name: str, judgement: Judgement) -> dict[str, Any]:
 
 
 def can_run(program: BenignProgram | HostileProgram) -> bool:
-    """Whether the language and the module that a program needs are there."""
+    """Whether the language and the module that a program, or its tests, need are there."""
     if program.language != "python":
         return tool(program.language) is not None
-    needs = program.needs if isinstance(program, BenignProgram) else ""
+    if isinstance(program, BenignProgram):
+        needs = program.needs
+    else:
+        needs = "pytest" if isinstance(program.tests, TesterTests) and program.tests.style is TesterStyle.PYTEST else ""
     return not needs or importlib.util.find_spec(needs) is not None

@@ -139,6 +139,30 @@ def test_many_small_files_fill_the_disk_not_the_node(slot: SlotProcess) -> None:
     assert run(slot, source, limits=replace(QUICK, cpu_s=5.0)).outcome is Outcome.OUTPUT
 
 
+def test_a_closed_folder_is_no_offence_however_long_the_job_runs(slot: SlotProcess) -> None:
+    source = """
+import os, time
+os.umask(0)
+os.mkdir("closed", 0); os.mkdir("listed", 0o400); os.mkdir("entered", 0o300)
+open("entered/file", "w").write("x")
+time.sleep(0.5)
+print(os.stat("entered/file").st_size)
+"""
+    report = run(slot, source)
+
+    assert (report.outcome, report.stdout) == (Outcome.OK, b"1\n")
+
+
+def test_files_in_a_folder_that_cannot_be_listed_count(slot: SlotProcess) -> None:
+    source = """
+import os, time
+os.mkdir("hidden", 0o300)
+for i in range(30): open(f"hidden/{i}", "wb").write(bytes(1 << 20))
+time.sleep(2)
+"""
+    assert run(slot, source, limits=replace(QUICK, cpu_s=5.0)).outcome is Outcome.OUTPUT
+
+
 def test_nothing_of_a_job_is_left_on_disk(slot: SlotProcess) -> None:
     leave = """
 import os

@@ -16,6 +16,9 @@ _MOST_FOLDERS = 500
 """Waiting to be looked at, each an open descriptor."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_LISTABLE = 0o500
+"""Read and search, for the owner."""
+
 
 class TooMuch(RuntimeError):
     """There is more than can be removed in the time given."""
@@ -69,9 +72,9 @@ def _names(folder: int) -> list[tuple[str, bool]]:
 
 
 def mib_used(folder: str, at_most_entries: int) -> float:
-    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`, or a folder hides its own.
+    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`, or a folder goes on hiding its own.
 
-    The tree may change meanwhile: what is gone counts as nothing.
+    The tree may change meanwhile: what is gone counts as nothing. A folder that its maker closed is opened.
     """
     blocks = 0.0
     for seen, size in enumerate(_sizes(folder)):
@@ -79,6 +82,20 @@ def mib_used(folder: str, at_most_entries: int) -> float:
             return float("inf")
         blocks += size
     return blocks * 512 / (1 << 20)
+
+
+def _open_listable(name: str, parent: int) -> int:
+    """A descriptor of a subfolder, whose mode is changed if it does not let us list it.
+
+    By descriptor, because the job still runs: a name could be a link to something of ours by the time it is used.
+    """
+    path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if os.fstat(path).st_mode & _LISTABLE != _LISTABLE:
+            os.chmod(f"/proc/self/fd/{path}", 0o700)
+        return os.open(f"/proc/self/fd/{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(path)
 
 
 def _sizes(folder: str) -> Iterator[float]:
@@ -95,8 +112,8 @@ def _sizes(folder: str) -> Iterator[float]:
                     if is_folder:
                         if len(waiting) >= _MOST_FOLDERS:
                             yield float("inf")
-                        waiting.append(os.open(name, _FOLDER, dir_fd=current))
-            except PermissionError:
+                        waiting.append(_open_listable(name, current))
+            except PermissionError:  # closed again since it was opened
                 yield float("inf")
             except OSError:
                 continue  # removed since it was listed

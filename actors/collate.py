@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ class Batch:
     """(N,) float32: coefficients in the optimizer batch's sum."""
     generator_logprobs: torch.Tensor
     """(N,) float32."""
-    head_chunks: int
     is_empty: bool
     """A pass that only keeps the ranks in step: one token of weight 0."""
 
@@ -38,7 +37,7 @@ class Batch:
 def collate(micro: MicroBatch, payloads: Mapping[str, GroupPayload], device: torch.device) -> Batch:
     """Gather the rows of a micro-batch from the payloads that this rank fetched."""
     if not micro.rows:
-        return _empty_batch(micro.head_chunks, device)
+        return token_batch([0, 0], device)
     width = max(row.length for row in micro.rows)
     input_ids = np.zeros((len(micro.rows), width), dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
@@ -65,7 +64,6 @@ def collate(micro: MicroBatch, payloads: Mapping[str, GroupPayload], device: tor
         advantages=floats(advantages),
         token_weights=floats(weights),
         generator_logprobs=floats(generator_logprobs),
-        head_chunks=micro.head_chunks,
         is_empty=False,
     )
 
@@ -82,13 +80,8 @@ def token_batch(token_ids: list[int], device: torch.device) -> Batch:
         advantages=zeros,
         token_weights=zeros,
         generator_logprobs=zeros,
-        head_chunks=1,
         is_empty=True,
     )
-
-
-def _empty_batch(head_chunks: int, device: torch.device) -> Batch:
-    return replace(token_batch([0, 0], device), head_chunks=head_chunks)
 
 
 def _positions(rows: int, width: int, device: torch.device) -> torch.Tensor:

@@ -92,6 +92,8 @@ class LearnerConfig:
     """Type of the parameters; bfloat16 keeps float32 master weights in the optimizer."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products; bfloat16 over float32 parameters is autocast."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """Type of the output head's products; auto: compute_dtype. float32 costs time and no memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """torch.optim class."""
     learning_rate: float = 1e-6

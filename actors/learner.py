@@ -22,6 +22,7 @@ from funicular.actors import deepspeed_engine, hf_export, lora, weight_packing
 from funicular.actors.collate import Batch, collate, token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.errors import RunStopped
+from funicular.actors.head import refuse_adapted_head
 from funicular.actors.loss import importance_weights_of, kl_terms, policy_loss_terms
 from funicular.actors.packing import MicroBatch, RankPlan
 from funicular.actors.payload_fetch import fetch_payloads
@@ -89,6 +90,7 @@ class LearnerRank:
         policy = self._load_policy()
         if config.lora_rank:
             self._lora = lora.add_adapters(policy.causal_lm, config, self._seed)
+            refuse_adapted_head(policy.causal_lm)
         elif self._algorithm.beta > 0:
             self._reference = self._load_policy().requires_grad_(False)
         if config.gradient_checkpointing:
@@ -210,7 +212,8 @@ class LearnerRank:
 
     def _load_policy(self) -> PolicyModel:
         causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype)).to(self._device)
-        return PolicyModel(causal_lm, compute_dtype=getattr(torch, self._config.compute_dtype))
+        compute_dtype = getattr(torch, self._config.compute_dtype)
+        return PolicyModel(causal_lm, compute_dtype=compute_dtype, head_dtype=self._config.head_dtype)
 
     def _collate(self, micro: MicroBatch) -> Batch:
         return collate(micro, self._payloads, self._device)
@@ -222,7 +225,6 @@ class LearnerRank:
             batch.position_ids,
             batch.selection,
             temperature=temperature,
-            head_chunks=batch.head_chunks,
         )
 
     @torch.no_grad()

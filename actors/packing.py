@@ -1,8 +1,8 @@
 """How a training batch is cut: optimizer batches, ranks, micro-batches. Pure: numbers in, a plan out.
 
 The cut must not change the gradient (law 1). Hence every token's weight is fixed here, from counts over the
-whole optimizer batch, before anything is placed; and every rank gets the same number of micro-batches and of
-head chunks, because under ZeRO each pass is a collective.
+whole optimizer batch, before anything is placed; and every rank gets the same number of micro-batches, because under
+ZeRO each pass is a collective.
 
     training batch --whole groups, in order--> optimizer batches --whole groups, by tokens--> ranks
                    --rows, by length--> micro-batches
@@ -18,9 +18,6 @@ from funicular.actors.advantage import group_advantages
 from funicular.actors.aggregation import Normaliser, aggregation_of, reward_scale_of
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.types import ScoredGroup
-
-HEAD_CHUNK_TOKENS = 1024
-"""Trained tokens whose logits exist at the same time: 200 MB of float32 for a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +45,6 @@ class MicroBatch:
     """Rows of one forward and backward pass. Without rows: a pass that only keeps the ranks in step."""
 
     rows: tuple[PlannedRow, ...]
-    head_chunks: int
-    """Calls of the output head, the same on every rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +76,6 @@ def plan_step(
     ranks: int,
     micro_batch_tokens: int,
     max_completion_tokens: int,
-    head_chunk_tokens: int = HEAD_CHUNK_TOKENS,
 ) -> StepPlan:
     """Cut a training batch.
 
@@ -92,7 +86,6 @@ def plan_step(
     Args:
         groups: in slot order, each with at least two valid completions.
         micro_batch_tokens: padded tokens of one pass; a single longer row gets a pass of its own.
-        head_chunk_tokens: trained tokens whose logits exist at the same time.
         max_completion_tokens: the configured limit, for `constant`.
 
     Raises:
@@ -112,7 +105,7 @@ def plan_step(
             for group, advantages_G in zip(groups[start:end], advantages_PG[start:end], strict=True)
         ]
         cut = [cut_micro_batches(rows, micro_batch_tokens) for rows in balance(rows_PG, ranks, micro_batch_tokens)]
-        for rank, micro_batches in enumerate(_aligned(cut, head_chunk_tokens)):
+        for rank, micro_batches in enumerate(_aligned(cut)):
             per_rank[rank].append(micro_batches)
         normalisers.append(normaliser)
     return StepPlan(
@@ -193,18 +186,8 @@ def cut_micro_batches(rows: Sequence[PlannedRow], micro_batch_tokens: int) -> li
     return cut
 
 
-def _aligned(cut: Sequence[Sequence[Sequence[PlannedRow]]], head_chunk_tokens: int) -> list[tuple[MicroBatch, ...]]:
-    """The same number of micro-batches on every rank, and of head chunks in the n-th of each."""
+def _aligned(cut: Sequence[Sequence[Sequence[PlannedRow]]]) -> list[tuple[MicroBatch, ...]]:
+    """The same number of micro-batches on every rank."""
     passes = max(len(micro_batches) for micro_batches in cut)
     padded = [[*micro_batches, *([()] * (passes - len(micro_batches)))] for micro_batches in cut]
-    chunks = [max(_head_chunks(micro_batches[n], head_chunk_tokens) for micro_batches in padded) for n in range(passes)]
-    return [
-        tuple(
-            MicroBatch(rows=tuple(rows), head_chunks=count) for rows, count in zip(micro_batches, chunks, strict=True)
-        )
-        for micro_batches in padded
-    ]
-
-
-def _head_chunks(rows: Sequence[PlannedRow], head_chunk_tokens: int) -> int:
-    return max(1, -(-sum(row.completion_tokens for row in rows) // head_chunk_tokens))
+    return [tuple(MicroBatch(rows=tuple(rows)) for rows in micro_batches) for micro_batches in padded]

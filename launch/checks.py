@@ -92,6 +92,9 @@ def _learner_and_sync(config: Config) -> Iterator[Problem]:
     if learner.lora_rank and not all(target.strip() for target in learner.lora_targets.split(",")):
         expected = "expected all-linear, or names of modules separated by commas"
         yield problem_at(config, "learner.lora_targets", expected, "", "learner.lora_rank")
+    if learner.lora_rank and "lm_head" in re.split(r"[\s,.]+", learner.lora_targets):
+        expected = "the output head takes no adapters: the learner multiplies it tile by tile"
+        yield problem_at(config, "learner.lora_targets", expected, "all-linear leaves it out", "learner.lora_rank")
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     if config.weight_sync.canary_tokens > longest:
         expected = f"expected at most max_prompt_tokens + max_completion_tokens = {longest}, to fit an engine"

@@ -66,7 +66,7 @@ def batch(seed: int = 0) -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
 
 
 def plan(groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60) -> StepPlan:
-    return plan_step(groups, algorithm, world, tokens, LIMIT, head_chunk_tokens=12)
+    return plan_step(groups, algorithm, world, tokens, LIMIT)
 
 
 def load_plain(folder: str, weights: dict[str, torch.Tensor] | None = None) -> Any:

@@ -97,6 +97,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
             "learner.zero_stage=1",
         ),
         ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
+        ({"learner__lora_rank": 8, "learner__lora_targets": "q_proj, lm_head"}, "learner.lora_targets", "all-linear"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
         (

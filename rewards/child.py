@@ -90,23 +90,46 @@ class Evaluator:
                 raise ValueError(str(mistake))
             self._functions[label] = function
 
-    def verify(self, task: Task, texts: list[str]) -> Iterator[Answer]:
-        """(n) what the verifier says of each text: `value`, or what it `raised`."""
-        verifier = verifiers.VERIFIERS[task.verifier]
-        for text in texts:
-            yield _answer(partial(_verified, verifier, task, text, self._verifier_options))
+    def score(
+        self,
+        task: Task,
+        texts: list[str],
+        completion_ids: list[list[int]],
+        found: list[dict[str, Any]] | None,
+        functions: list[str],
+    ) -> Iterator[Answer]:
+        """What the verifier says of each text, then what each function says of all of them.
 
-    def reward(
+        Args:
+            found: `correct` and `details` of each text; None: ask the verifier.
+
+        Yields:
+            For each text that the verifier was asked for: `value`, or what it `raised`.
+            For each function: `value`, (n) numbers, None where the function does not apply and {"unscored": why} where
+            it put an exception; or what it `raised`; or nothing: not asked, because the verifier raised.
+        """
+        verified = found
+        if verified is None:
+            verified = []
+            verifier = verifiers.VERIFIERS[task.verifier]
+            for text in texts:
+                answer = _answer(partial(_verified, verifier, task, text, self._verifier_options))
+                verified += [answer["value"]] if "value" in answer else []
+                yield answer
+        for name in functions:
+            if len(verified) == len(texts):
+                yield _answer(partial(self._rewarded, name, task, texts, completion_ids, verified))
+            else:
+                yield {}
+
+    def _rewarded(
         self,
         name: str,
         task: Task,
         texts: list[str],
         completion_ids: list[list[int]],
-        correct: list[bool],
-        details: list[dict[str, str]],
-    ) -> Iterator[Answer]:
-        """One answer: `value`, (n) numbers, None where the function does not apply and {"unscored": why} where
-        it put an exception; or what it `raised`."""
+        found: list[dict[str, Any]],
+    ) -> list[Any]:
         prompts, completions = shaped(task, texts)
         count = len(texts)
         available = {key: [value] * count for key, value in task.columns.items()}
@@ -114,14 +137,14 @@ class Evaluator:
             "prompts": prompts,
             "completions": completions,
             "completion_ids": completion_ids,
-            "correct": correct,
-            "details": details,
+            "correct": [one["correct"] for one in found],
+            "details": [dict(one["details"]) for one in found],
             "answer": [task.answer] * count,
             "task_id": [task.task_id] * count,
             **self._options.get(name, {}),
         }
         function = self._functions[name]
-        yield _answer(lambda: _numbers(name, function(**library.arguments_for(function, available)), count))
+        return _numbers(name, function(**library.arguments_for(function, available)), count)
 
 
 def main() -> None:
@@ -137,9 +160,9 @@ def main() -> None:
     gc.freeze()  # or the first collection in a fork would copy every page that it marks
     started_by_files = descendants(os.getpid())
     while (request := _request(requests)) is not None:
-        operation, arguments, limits = request
+        arguments, limits = request
         report = run_forked(
-            _work(getattr(evaluator, operation), arguments),
+            _work(evaluator, arguments),
             limits,
             private=(requests.fileno(), replies.fileno()),
             spared=started_by_files,
@@ -148,9 +171,9 @@ def main() -> None:
         _reply(replies, {"answers": answers, "ending": report.ending, "message": report.message})
 
 
-def _work(operation: Callable[..., Iterator[Answer]], arguments: dict[str, Any]) -> Callable[[Send], None]:
+def _work(evaluator: Evaluator, arguments: dict[str, Any]) -> Callable[[Send], None]:
     def work(send: Send) -> None:
-        for answer in operation(**arguments):
+        for answer in evaluator.score(**arguments):
             send(json.dumps(answer).encode())
 
     return work

@@ -46,13 +46,17 @@ def wall_s(cpu_s: float) -> float:
 class ForkLimits:
     """What one fork may use."""
 
-    frames: int = 1
-    """How many answers the work sends; the limits of time hold for each of them."""
-    cpu_s: float
-    """All threads together, without processes that the work starts."""
-    wall_s: float
+    cpu_s: Sequence[float]
+    """For each answer that the work sends, in order. All threads together, without processes that the work starts."""
+    wall_s: Sequence[float]
+    """For each answer, too."""
     memory_mib: int
     """Address space beyond what the fork begins with."""
+
+    @property
+    def frames(self) -> int:
+        """How many answers the work sends."""
+        return len(self.cpu_s)
 
 
 class Ending(StrEnum):
@@ -180,8 +184,8 @@ def _watch(pid: int, pidfd: int, frames: _Frames, limits: ForkLimits) -> Ending:
     while frames.wanted:
         if answers < len(frames.complete):
             answers, cpu_before, started = len(frames.complete), _cpu_s(pid), time.monotonic()
-        cpu_left = limits.cpu_s - (_cpu_s(pid) - cpu_before)
-        wall_left = limits.wall_s - (time.monotonic() - started)
+        cpu_left = limits.cpu_s[answers] - (_cpu_s(pid) - cpu_before)
+        wall_left = limits.wall_s[answers] - (time.monotonic() - started)
         if cpu_left <= 0 or wall_left <= 0:
             return Ending.CPU if cpu_left <= 0 else Ending.WALL
         events = dict(poll.poll(1 + 1000 * min(cpu_left, wall_left, _POLL_S)))
@@ -199,10 +203,12 @@ def _memory_killed(status: int, usage: resource.struct_rusage, limits: ForkLimit
 
 
 def _message(ending: Ending, limits: ForkLimits, frames: _Frames, status: int) -> str:
+    answers = len(frames.complete)
     if ending is Ending.CPU:
-        return f"no answer in {limits.cpu_s:g} s of CPU time"
+        return f"no answer in {limits.cpu_s[answers]:g} s of CPU time"
     if ending is Ending.WALL:
-        return f"no answer in {limits.wall_s:g} s ({limits.cpu_s:g} s of CPU time were allowed, not used)"
+        unused = f"{limits.cpu_s[answers]:g} s of CPU time were allowed, not used"
+        return f"no answer in {limits.wall_s[answers]:g} s ({unused})"
     if ending is Ending.MEMORY:
         return f"out of memory: it needs more than {limits.memory_mib} MiB (reward.memory_mib)"
     if ending is Ending.DIED:
@@ -219,8 +225,7 @@ def _be_fork(
         die_with(parent)
         for descriptor in private:
             os.close(descriptor)
-        with open("/proc/self/oom_score_adj", "w") as score:  # where memory runs out, this one is to be killed
-            score.write("1000")
+        _be_the_first_to_be_killed()
         _limit_memory(mapped_bytes + (limits.memory_mib << 20))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         work(lambda answer: _send(sending, answer))
@@ -231,6 +236,13 @@ def _be_fork(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _be_the_first_to_be_killed() -> None:
+    """Where the machine's memory runs out. Not with `open`: its buffers touch 60 pages that forks else share."""
+    score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(score, b"1000")
+    os.close(score)
 
 
 def _send(descriptor: int, answer: bytes) -> None:

@@ -92,17 +92,17 @@ class RewardProcess:
             self.close()
             raise RewardLoadError(f"reward: loading {self._names()} failed: {loaded['raised']}")
 
-    def call(self, operation: str, arguments: Mapping[str, Any], limits: ForkLimits) -> Reply:
-        """Have a method of `child.Evaluator` called in a fork.
+    def call(self, arguments: Mapping[str, Any], limits: ForkLimits) -> Reply:
+        """Have `child.Evaluator.score` called in a fork.
 
         Raises:
             RewardLoadError: the process had to be restarted and could not.
         """
         self.start()
         assert self._child is not None
-        request = pickle.dumps((operation, dict(arguments), limits))
+        request = pickle.dumps((dict(arguments), limits))
         try:
-            reply = json.loads(self._child.exchange(request, limits.frames * limits.wall_s + _SLACK_S))
+            reply = json.loads(self._child.exchange(request, sum(limits.wall_s) + _SLACK_S))
         except (ChildDiedError, ChildTimeoutError) as error:  # not the fork, but the process that watches it
             return Reply(answers=(), ending=Ending.DIED, message=str(error))
         return Reply(answers=reply["answers"], ending=Ending(reply["ending"]), message=reply["message"])

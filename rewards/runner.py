@@ -1,19 +1,22 @@
 """Scores a rollout group: the verifier, then the reward functions, then the verdicts.
 
-Verifier and functions run in a killable process that forks for each call; functions that use the network in a
-second one. The verifier `code` asks the sandbox instead (`funicular.rewards.code`).
+Verifier and functions run in a killable process that forks: once for the verifier and the built-in functions
+together, once for each function of a user's. Functions that use the network have a second process. The verifier `code`
+asks the sandbox instead (`funicular.rewards.code`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funicular.rewards.attribution import FailedError, Outcome, TimedOutError, attribute, attribute_to_all
+from funicular.rewards.attribution import Outcome, attribute, attribute_to_all
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.config_checks import check_rewards
 from funicular.rewards.forks import Ending, ForkLimits, wall_s
+from funicular.rewards.group_fork import parted, values
 from funicular.rewards.reward_process import START_LIMIT_S, Load, Reply, RewardLoadError, RewardProcess
 from funicular.rewards.types import Status, Task, Verdict
 from funicular.rewards.verdict import verdict
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FunctionRunner", "RewardLoadError", "scoring_deadline_s"]
 
-_CALLS_ON_GROUP, _CALLS_ALONE = 3, 2
-"""At most, of one reward function: see `attribute`."""
+_CALLS_ON_GROUP, _CALLS_ALONE = 4, 2
+"""At most, of one reward function: one with others, and those of `attribute`."""
 
 
 def scoring_deadline_s(config: RewardConfig, group_size: int, judge_deadline_s: float = 0.0) -> float:
@@ -43,6 +46,28 @@ def scoring_deadline_s(config: RewardConfig, group_size: int, judge_deadline_s: 
         else:
             total_s += _CALLS_ON_GROUP * wall_s(group_size * config.time_limit_s) + alone_s
     return total_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    task: Task
+    texts: Sequence[str]
+    completion_ids: Sequence[list[int]]
+
+    def arguments(
+        self, chosen: list[int], verifications: Sequence[Verification] | None, functions: list[str]
+    ) -> dict[str, Any]:
+        """Of `child.Evaluator.score`, for the chosen completions."""
+        found = None
+        if verifications is not None:
+            found = [{"correct": verifications[i].correct, "details": dict(verifications[i].details)} for i in chosen]
+        return {
+            "task": self.task,
+            "texts": [self.texts[i] for i in chosen],
+            "completion_ids": [self.completion_ids[i] for i in chosen],
+            "found": found,
+            "functions": functions,
+        }
 
 
 class FunctionRunner:
@@ -62,6 +87,12 @@ class FunctionRunner:
         self._files = {name: str(file) for name, file in check_rewards(config, folder).items()}
         if config.verifier in SANDBOXED and judge is None:
             raise ValueError(f"reward.verifier={config.verifier} runs code: it needs a sandbox, and none was given")
+        self._built_in = [
+            label
+            for label in config.functions
+            if not config.uses_network(label) and config.function_of(label) not in self._files
+        ]
+        """Functions that share a fork."""
         self._offline = RewardProcess(self._load(network=False), network=False)
         self._network = RewardProcess(self._load(network=True), network=True)
 
@@ -96,27 +127,26 @@ class FunctionRunner:
             RewardLoadError: a process had to be restarted and could not.
         """
         raised: dict[str, str] = {}
+        group = _Group(task=task, texts=texts_G, completion_ids=completion_ids_G)
+        replies: dict[str, Reply | None] = {}
         if task.verifier in SANDBOXED:
             verifications, error = self._judged(task, texts_G)
         else:
-            verifications, error = self._verified(task, texts_G)
+            verifications, error, replies = self._verified(group)
         if error:
             raised[f"verifier {task.verifier}"] = error
         indexes = [i for i, v in enumerate(verifications) if v.status is not Status.INFRA_ERROR]
+        not_asked = [name for name in self._built_in if name not in replies]
+        if indexes and not_asked:
+            reply = self._rewarded(group, indexes, verifications, not_asked)
+            replies |= parted(reply, 0, not_asked).functions
 
         outcomes: dict[str, Outcome] = {}
         for name in self._config.functions:
 
             def call(chosen: list[int], name: str = name) -> list[Any]:
-                arguments = {
-                    "name": name,
-                    "task": task,
-                    "texts": [texts_G[i] for i in chosen],
-                    "completion_ids": [completion_ids_G[i] for i in chosen],
-                    "correct": [verifications[i].correct for i in chosen],
-                    "details": [dict(verifications[i].details) for i in chosen],
-                }
-                return self._rewarded(name, arguments, len(chosen))
+                reply = replies.pop(name, None)  # what stands there was asked of `indexes`, as the first call is
+                return values(reply or self._rewarded(group, chosen, verifications, [name]))
 
             blame = attribute_to_all if self._config.uses_network(name) else attribute
             outcomes[name] = blame(call, indexes)
@@ -138,54 +168,63 @@ class FunctionRunner:
         failed = [v.details.get("detail", "") for v in found if v.status is Status.INFRA_ERROR]
         return found, (failed[-1] or "infra_error") if failed and len(failed) == len(found) else ""
 
-    def _verified(self, task: Task, texts: Sequence[str]) -> tuple[list[Verification], str]:
-        """What the verifier says of each text, and its last error.
+    def _verified(self, group: _Group) -> tuple[list[Verification], str, dict[str, Reply | None]]:
+        """What the verifier says of each text, its last error, and what the built-in functions said in the same fork.
 
         Texts are verified one after the other in one fork. What was answered stays; the text under way when the
-        fork ended is to blame. What raises or crashes is tried once more.
+        fork ended is to blame. What raises or crashes is tried once more. Functions are asked in the first fork, and
+        only if the verifier answered for every text.
         """
         found: dict[int, Verification] = {}
         tried: set[int] = set()
         last_error = ""
-        waiting = list(range(len(texts)))
+        waiting = list(range(len(group.texts)))
+        replies: dict[str, Reply | None] = {}
+        functions = self._built_in
         while waiting:
-            reply = self._offline.call(
-                "verify", {"task": task, "texts": [texts[i] for i in waiting]}, self._limits(frames=len(waiting))
+            arguments = group.arguments(waiting, None, functions)
+            reply = parted(
+                self._offline.call(arguments, self._limits(texts=len(waiting), functions=len(functions))),
+                len(waiting),
+                functions,
             )
+            replies |= reply.functions
+            functions = []
             failed: dict[int, str] = {}
-            for index, answer in zip(waiting, reply.answers, strict=False):
+            for index, answer in zip(waiting, reply.verifier.answers, strict=False):
                 if "raised" in answer:
                     failed[index] = answer["raised"]
                 else:
                     found[index] = _verification(answer["value"])
-            rest = waiting[len(reply.answers) :]
-            if reply.ending is Ending.DIED:
-                failed[rest.pop(0)] = reply.message
-            elif reply.ending is not Ending.DONE:
-                details = {"verifier": reply.message}
+            rest = waiting[len(reply.verifier.answers) :]
+            if reply.verifier.ending is Ending.DIED:
+                failed[rest.pop(0)] = reply.verifier.message
+            elif reply.verifier.ending is not Ending.DONE:
+                details = {"verifier": reply.verifier.message}
                 found[rest.pop(0)] = Verification(correct=False, details=details, status=Status.TIMEOUT)
             for index, message in failed.items():
                 if index in tried:
                     found[index], last_error = _failed(message), message
             waiting = rest + [index for index in failed if index not in tried]
             tried |= set(failed)
-        return [found[i] for i in range(len(texts))], last_error
+        return [found[i] for i in range(len(group.texts))], last_error, replies
 
-    def _rewarded(self, name: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """(count) numbers of one reward function."""
-        if self._config.uses_network(name):
-            reply = self._network.call("reward", arguments, self._network_limits())
-        else:
-            reply = self._offline.call("reward", arguments, self._limits(completions=count))
-        return _values(reply)
+    def _rewarded(
+        self, group: _Group, chosen: list[int], verifications: Sequence[Verification], functions: list[str]
+    ) -> Reply:
+        """What functions say of the chosen completions: of one process, in one fork."""
+        arguments = group.arguments(chosen, verifications, functions)
+        if self._config.uses_network(functions[0]):
+            limit_s = (self._config.network_time_limit_s,)
+            limits = ForkLimits(cpu_s=limit_s, wall_s=limit_s, memory_mib=self._config.memory_mib)
+            return self._network.call(arguments, limits)
+        return self._offline.call(arguments, self._limits(completions=len(chosen), functions=len(functions)))
 
-    def _limits(self, *, frames: int = 1, completions: int = 1) -> ForkLimits:
-        cpu_s = completions * self._config.time_limit_s
-        return ForkLimits(frames=frames, cpu_s=cpu_s, wall_s=wall_s(cpu_s), memory_mib=self._config.memory_mib)
-
-    def _network_limits(self) -> ForkLimits:
-        limit_s = self._config.network_time_limit_s
-        return ForkLimits(cpu_s=limit_s, wall_s=limit_s, memory_mib=self._config.memory_mib)
+    def _limits(self, *, texts: int = 0, completions: int = 0, functions: int = 0) -> ForkLimits:
+        """Limits of a fork that verifies `texts` and then asks `functions` about them, or about `completions`."""
+        each_s = self._config.time_limit_s
+        cpu_s = [each_s] * texts + [(texts or completions) * each_s] * functions
+        return ForkLimits(cpu_s=tuple(cpu_s), wall_s=tuple(map(wall_s, cpu_s)), memory_mib=self._config.memory_mib)
 
     def _load(self, *, network: bool) -> Load:
         """What one of the two processes loads: the verifier and the other functions, or those with network."""
@@ -200,18 +239,6 @@ class FunctionRunner:
             files={name: file for name, file in self._files.items() if name in functions.values()},
             options={label: config.options[label] for label in labels if label in config.options},
         )
-
-
-def _values(reply: Reply) -> list[Any]:
-    if reply.ending is Ending.DIED:
-        raise FailedError(reply.message)
-    if reply.ending is not Ending.DONE:
-        raise TimedOutError(reply.message)
-    (answer,) = reply.answers
-    if "raised" in answer:
-        raise FailedError(answer["raised"])
-    values: list[Any] = answer["value"]
-    return values
 
 
 def _verification(answer: Mapping[str, Any]) -> Verification:

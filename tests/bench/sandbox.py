@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.runner import FunctionRunner
@@ -37,6 +38,7 @@ from funicular.rewards.sandbox.types import (
     TesterTests,
 )
 from funicular.rewards.types import Task
+from tests.bench.math_answers import PAIRS
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 SOURCE = "a, b = map(int, input().split())\nprint(a + b)\n"
@@ -198,17 +200,28 @@ def _layers(jobs: int) -> None:
 
 
 def _math_verify(calls: int) -> None:
-    print("\nmath-verify, in the process of reward code, loaded and warmed, a fork per call (target 30 ms CPU)")
-    print("  each line is a verifier and one trivial function, so two forks; the first text needs no sympy")
-    task = Task(task_id="t", prompt="p", answer="1/2", verifier="math")
+    print("\nmath-verify, loaded and warmed, and one trivial function, in one fork (target 30 ms CPU)")
     runner = FunctionRunner(RewardConfig(verifier="math"), Path())
     try:
         runner.start()
+        print("  answers to 1/2, a group of one; the first text needs no sympy")
         for text in MATH_ANSWERS:
-            cost = measure(lambda text=text: runner.score(task, [text], [[1]]), calls)
-            print(cost.line(text, "call"))
+            print(_scored(runner, "1/2", [text], calls).line(text, "call"))
+        costs = [_scored(runner, reference, [text], max(5, calls // 5)) for reference, text in PAIRS]
+        each = sorted(1e3 * cost.cpu_s / cost.times for cost in costs)
+        print(f"  {len(each)} other pairs, groups of one: median {median(each):.1f}, ", end="")
+        print(f"mean {fmean(each):.1f}, 9 of 10 below {each[len(each) * 9 // 10]:.1f}, at most {each[-1]:.1f} ms CPU")
+        texts = [text for _, text in PAIRS] * 2
+        eights = [_scored(runner, PAIRS[i][0], texts[i : i + 8], 5) for i in range(len(PAIRS))]
+        eight = fmean(cost.cpu_s / cost.times / 8 for cost in eights)
+        print(f"  groups of eight different texts: {1e3 * eight:.1f} ms CPU a text in the mean")
     finally:
         runner.close()
+
+
+def _scored(runner: FunctionRunner, reference: str, texts: list[str], calls: int) -> Cost:
+    task = Task(task_id="t", prompt="p", answer=reference, verifier="math")
+    return measure(lambda: runner.score(task, texts, [[1]] * len(texts)), calls)
 
 
 def _expect(held: bool) -> None:

@@ -72,7 +72,7 @@ def _names(folder: int) -> list[tuple[str, bool]]:
 
 
 def mib_used(folder: str, at_most_entries: int) -> float:
-    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`, or a folder goes on hiding its own.
+    """MiB of the files in `folder`; infinite if there are more than `at_most_entries`, or a folder goes on hiding.
 
     The tree may change meanwhile: what is gone counts as nothing. A folder that its maker closed is opened.
     """

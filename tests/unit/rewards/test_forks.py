@@ -79,7 +79,7 @@ def daemon_holds_the_pipe(send):
 MAIN = """
 import json
 become_subreaper()
-limits = ForkLimits(frames=2, cpu_s=0.3, wall_s=2.0, memory_mib=256)
+limits = ForkLimits(cpu_s=(0.3, 0.3), wall_s=(2.0, 2.0), memory_mib=256)
 private = [int(sys.argv[2])] if sys.argv[1] == "holds_no_private_descriptor" else []
 report = run_forked(globals()[sys.argv[1]], limits, private=private)
 left = processes.descendants(os.getpid())

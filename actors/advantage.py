@@ -1,4 +1,7 @@
-"""From rewards to advantages. Stable function: `group_advantages` (docs/algorithms.md)."""
+"""Rewards against a baseline of their group. Stable function: `group_advantages` (docs/algorithms.md).
+
+What is built on it stands in `actors/advantages/`: the Beta normaliser, several rewards, whitening.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,61 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from funicular.actors.aggregation import RewardScale
+from funicular.actors.losses.presets import RewardScale
 
 STD_OFFSET = 1e-4
 """Added to a standard deviation before dividing by it (TRL)."""
+BASELINES = ("mean", "leave_one_out", "length_weighted", "none")
+SCALES = ("group", "batch", "batch_centred", "none")
 _SPREAD_TOLERANCE = 1e-9
 
+Numbers_PG = Sequence[Sequence[float | None]]
 
-def group_advantages(rewards_PG: Sequence[Sequence[float | None]], scale: RewardScale) -> list[list[float | None]]:
-    """Centre each group's rewards and divide them by the scale.
 
-    GRPO, arXiv 2402.03300; without a scale Dr.GRPO, 2503.20783. All arithmetic is float64. A group whose
-    rewards are all equal gets exactly 0, whatever rounding would leave.
+def group_advantages(
+    rewards_PG: Numbers_PG,
+    scale: RewardScale,
+    *,
+    baseline: str = "mean",
+    lengths_PG: Sequence[Sequence[int]] | None = None,
+) -> list[list[float | None]]:
+    """Take each group's baseline from its rewards and divide them by the scale.
+
+    All arithmetic is float64. A group whose rewards are all equal gets exactly 0 from every baseline but none,
+    whatever rounding would leave.
 
     Args:
         rewards_PG: P groups of G rewards; None for void completions, which are in no mean and no deviation.
             All groups of the training batch, so that `batch` sees the whole batch. Groups may differ in size.
-        scale: group: (r - mean_g) / (std_g + 1e-4); batch: (r - mean_g) / (std of all raw rewards + 1e-4),
-            arXiv 2508.08221; none: r - mean_g. Standard deviations are unbiased (ddof 1).
+        scale: group: (std_g + 1e-4), GRPO, arXiv 2402.03300; batch: (std of all raw rewards + 1e-4), 2508.08221;
+            batch_centred: (std of all rewards after their baseline + 1e-4), ScaleRL, 2510.13786; none: 1, Dr.GRPO,
+            2503.20783. Standard deviations are unbiased (ddof 1).
+        baseline: mean: of the group; leave_one_out: of the group's others, RLOO, 2402.14740; length_weighted:
+            sum(length r) / sum(length), OPO, 2505.23585; none: 0, REINFORCE.
+        lengths_PG: tokens of each completion; needed by length_weighted.
 
     Returns:
         Advantages in the shape of the rewards; None for void completions.
 
     Raises:
         ValueError: a group has fewer than two valid rewards (the caller drops such groups), a reward is not
-            finite, or the scale is unknown.
+            finite, scale or baseline is unknown, or lengths are missing.
     """
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f"scale_rewards: got {scale!r}, expected one of group, batch, none")
-    valid_PG = [_valid_rewards(index, rewards_G) for index, rewards_G in enumerate(rewards_PG)]
-    batch_std = _std(np.concatenate(valid_PG)) if valid_PG else 0.0
+    if scale not in SCALES:
+        raise ValueError(f"scale_rewards: got {scale!r}, expected one of {', '.join(SCALES)}")
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline: got {baseline!r}, expected one of {', '.join(BASELINES)}")
+    if baseline == "length_weighted" and lengths_PG is None:
+        raise ValueError("baseline: length_weighted needs the lengths of the completions")
+    valid_PG = [valid_rewards(index, rewards_G) for index, rewards_G in enumerate(rewards_PG)]
+    centred_PG = [
+        _centred(rewards, baseline, _valid_lengths(rewards_PG[p], None if lengths_PG is None else lengths_PG[p]))
+        for p, rewards in enumerate(valid_PG)
+    ]
+    divisors = _divisors(valid_PG, centred_PG, scale)
     return [
-        _advantages_of_group(rewards_G, valid, scale, batch_std)
-        for rewards_G, valid in zip(rewards_PG, valid_PG, strict=True)
+        in_shape_of(rewards_G, centred / divisor)
+        for rewards_G, centred, divisor in zip(rewards_PG, centred_PG, divisors, strict=True)
     ]
 
 
@@ -48,7 +73,12 @@ def rewards_are_equal(rewards: np.ndarray) -> bool:
     return spread <= _SPREAD_TOLERANCE * max(1.0, float(np.abs(rewards).max()))
 
 
-def _valid_rewards(index: int, rewards_G: Sequence[float | None]) -> np.ndarray:
+def valid_rewards(index: int, rewards_G: Sequence[float | None]) -> np.ndarray:
+    """The rewards that are not void, (valid,) float64.
+
+    Raises:
+        ValueError: there are fewer than two, or one is not finite.
+    """
     valid = np.array([reward for reward in rewards_G if reward is not None], dtype=np.float64)
     if valid.size < 2:
         raise ValueError(
@@ -60,15 +90,42 @@ def _valid_rewards(index: int, rewards_G: Sequence[float | None]) -> np.ndarray:
     return valid
 
 
-def _std(rewards: np.ndarray) -> float:
-    return 0.0 if rewards_are_equal(rewards) else float(np.std(rewards, ddof=1))
+def unbiased_std(values: np.ndarray) -> float:
+    """Standard deviation with ddof 1; exactly 0 where all values are equal, or there is only one."""
+    return 0.0 if values.size < 2 or rewards_are_equal(values) else float(np.std(values, ddof=1))
 
 
-def _advantages_of_group(
-    rewards_G: Sequence[float | None], valid: np.ndarray, scale: RewardScale, batch_std: float
-) -> list[float | None]:
-    if rewards_are_equal(valid):
-        return [None if reward is None else 0.0 for reward in rewards_G]
-    mean = float(valid.mean())
-    divisor = {"group": _std(valid) + STD_OFFSET, "batch": batch_std + STD_OFFSET, "none": 1.0}[scale]
-    return [None if reward is None else (reward - mean) / divisor for reward in rewards_G]
+def in_shape_of(like_G: Sequence[float | None], valid: np.ndarray) -> list[float | None]:
+    """The valid completions' numbers where they stand in the group; None for void ones."""
+    numbers = iter(valid.tolist())
+    return [None if value is None else next(numbers) for value in like_G]
+
+
+def _valid_lengths(rewards_G: Sequence[float | None], lengths_G: Sequence[int] | None) -> np.ndarray | None:
+    if lengths_G is None:
+        return None
+    pairs = zip(rewards_G, lengths_G, strict=True)
+    return np.array([length for reward, length in pairs if reward is not None], dtype=np.float64)
+
+
+def _centred(rewards: np.ndarray, baseline: str, lengths: np.ndarray | None) -> np.ndarray:
+    if baseline == "none":
+        return rewards
+    if rewards_are_equal(rewards):
+        return np.zeros_like(rewards)
+    if baseline == "leave_one_out":
+        return (rewards - rewards.mean()) * (rewards.size / (rewards.size - 1))
+    if baseline == "length_weighted" and lengths is not None:
+        if not lengths.sum() > 0:
+            raise ValueError("baseline: length_weighted needs a completion that is not empty")
+        return rewards - float(lengths @ rewards) / float(lengths.sum())
+    return rewards - rewards.mean()
+
+
+def _divisors(valid_PG: Sequence[np.ndarray], centred_PG: Sequence[np.ndarray], scale: str) -> list[float]:
+    if scale == "group":
+        return [unbiased_std(rewards) + STD_OFFSET for rewards in valid_PG]
+    if scale == "none" or not valid_PG:
+        return [1.0] * len(valid_PG)
+    batch = np.concatenate(valid_PG if scale == "batch" else centred_PG)
+    return [unbiased_std(batch) + STD_OFFSET] * len(valid_PG)

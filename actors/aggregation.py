@@ -1,31 +1,10 @@
-"""What a loss preset means, and what each token's loss is divided by (docs/algorithms.md). No torch here."""
+"""What each token's loss is divided by (docs/algorithms.md). No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from funicular.actors.config import AlgorithmConfig
-
-Aggregation = Literal["sequence", "token", "constant"]
-RewardScale = Literal["group", "batch", "none"]
-
-PRESETS: dict[str, tuple[Aggregation, RewardScale]] = {
-    "grpo": ("sequence", "group"),
-    "dr_grpo": ("constant", "none"),
-    "bnpo": ("token", "group"),
-}
-"""Preset -> aggregation, reward scale. bnpo's local batch is the optimizer batch (law 1): the token mean."""
-
-
-def aggregation_of(algorithm: AlgorithmConfig) -> Aggregation:
-    """The aggregation in force: the recipe's, or its preset's."""
-    return PRESETS[algorithm.loss][0] if algorithm.aggregation == "auto" else algorithm.aggregation
-
-
-def reward_scale_of(algorithm: AlgorithmConfig) -> RewardScale:
-    """The reward scale in force: the recipe's, or its preset's."""
-    return PRESETS[algorithm.loss][1] if algorithm.scale_rewards == "auto" else algorithm.scale_rewards
+from funicular.actors.losses.settings import Aggregation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +16,21 @@ class Normaliser:
     """Valid completions, those with nothing left to train on included."""
     tokens: int
     """Trained tokens of all rows."""
+    groups: int
+    """Rollout groups, those with nothing left to train on included."""
     max_completion_tokens: int
     """The configured limit, never the padded width; only `constant` reads it."""
 
-    def token_weight(self, row_tokens: int) -> float:
-        """Coefficient of each token of a row with `row_tokens` trained tokens in the optimizer batch's sum.
+    def token_weight(self, row_tokens: int, group_tokens: int) -> float:
+        """Coefficient in the optimizer batch's sum of each token of a row with `row_tokens` trained tokens, whose
+        group has `group_tokens`.
 
-        sequence: 1 / (row_tokens * rows); token: 1 / tokens; constant: 1 / (rows * max_completion_tokens).
+            sequence       1 / (row_tokens rows)               GRPO
+            token          1 / tokens                          DAPO, BNPO
+            constant       1 / (rows max_completion_tokens)    Dr.GRPO
+            sequence_sum   1 / rows                            LUSPO
+            prompt         1 / (groups group_tokens)           ScaleRL
+
         A row without trained tokens weighs 0.
         """
         if row_tokens == 0:
@@ -52,4 +39,8 @@ class Normaliser:
             return 1.0 / (row_tokens * self.rows)
         if self.aggregation == "token":
             return 1.0 / self.tokens
-        return 1.0 / (self.rows * self.max_completion_tokens)
+        if self.aggregation == "constant":
+            return 1.0 / (self.rows * self.max_completion_tokens)
+        if self.aggregation == "sequence_sum":
+            return 1.0 / self.rows
+        return 1.0 / (self.groups * group_tokens)

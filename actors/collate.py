@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from funicular.actors.losses.segments import Segments
 from funicular.actors.packing import MicroBatch
 from funicular.actors.types import GroupPayload
 
@@ -30,6 +31,12 @@ class Batch:
     """(N,) float32: coefficients in the optimizer batch's sum."""
     generator_logprobs: torch.Tensor
     """(N,) float32."""
+    segments: Segments
+    """Which of the R completions each token belongs to."""
+    kl_weight: float
+    """A token's advantage is `advantages` plus this times the KL from it to the end of its completion."""
+    rows: tuple[tuple[str, int], ...]
+    """(R) group_id and index of each completion."""
     is_empty: bool
     """A pass that only keeps the ranks in step: one token of weight 0."""
 
@@ -64,6 +71,9 @@ def collate(micro: MicroBatch, payloads: Mapping[str, GroupPayload], device: tor
         advantages=floats(advantages),
         token_weights=floats(weights),
         generator_logprobs=floats(generator_logprobs),
+        segments=Segments.of_lengths(torch.tensor([row.completion_tokens for row in micro.rows], device=device)),
+        kl_weight=micro.rows[0].kl_weight,
+        rows=tuple((row.group_id, row.completion) for row in micro.rows),
         is_empty=False,
     )
 
@@ -80,6 +90,9 @@ def token_batch(token_ids: list[int], device: torch.device) -> Batch:
         advantages=zeros,
         token_weights=zeros,
         generator_logprobs=zeros,
+        segments=Segments.of_lengths(torch.tensor([len(token_ids) - 1], device=device)),
+        kl_weight=0.0,
+        rows=(),
         is_empty=True,
     )
 

@@ -46,36 +46,119 @@ class GeneratorConfig:
 class AlgorithmConfig:
     """Section `algorithm`. Formulas: docs/algorithms.md."""
 
-    loss: Literal["grpo", "dr_grpo", "bnpo"] = "grpo"
-    """Preset: grpo = PPO-clip, `sequence`, advantages divided by the group's std; dr_grpo = `constant`, centred
-    only; bnpo = `token` over the optimizer batch, group std."""
-    aggregation: Literal["auto", "sequence", "token", "constant"] = "auto"
-    """How per-token losses become one number; auto: the preset's."""
-    scale_rewards: Literal["auto", "group", "batch", "none"] = "auto"
-    """What a centred reward is divided by: the group's std, the batch's std, nothing; auto: the preset's."""
+    loss: Literal[
+        "grpo",
+        "dr_grpo",
+        "bnpo",
+        "dapo",
+        "luspo",
+        "gspo",
+        "gspo_token",
+        "cispo",
+        "scalerl",
+        "sapo",
+        "vespo",
+        "gmpo",
+        "rloo",
+        "reinforce",
+        "reinforce_pp",
+        "reinforce_pp_baseline",
+        "opo",
+        "beta_normalization",
+    ] = "grpo"
+    """Preset for every key below that says auto or null. docs/algorithms.md has the table."""
+    objective: Literal["auto", "ppo_clip", "cispo", "sapo", "vespo", "gmpo", "reinforce"] = "auto"
+    """What is maximised for each token; auto: the preset's."""
+    ratio_level: Literal["auto", "token", "sequence", "sequence_token", "sequence_sum"] = "auto"
+    """Importance ratio: of each token; geometric mean over the completion (GSPO); the same with a token's gradient
+    (GSPO-token); product over the completion (RLOO). auto: the preset's."""
+    aggregation: Literal["auto", "sequence", "token", "constant", "sequence_sum", "prompt"] = "auto"
+    """How per-token losses become one number: mean of completions' means; mean over tokens; sum over completions *
+    max_completion_tokens; mean of completions' sums; mean of tasks' token means. auto: the preset's."""
+    baseline: Literal["auto", "mean", "leave_one_out", "length_weighted", "beta", "none"] = "auto"
+    """What a reward is compared with: the group's mean, the mean of the others (RLOO), the mean weighted by length
+    (OPO), the mean and a Beta-normaliser (the BNPO paper), nothing. auto: the preset's."""
+    scale_rewards: Literal["auto", "group", "batch", "batch_centred", "none"] = "auto"
+    """What a centred reward is divided by: the group's std, the std of the batch's rewards, the std of the batch's
+    centred rewards (ScaleRL), nothing; auto: the preset's."""
+    whiten_advantages: Literal["auto", "none", "completions", "tokens"] = "auto"
+    """Subtract the batch's mean from advantages and divide by its std, each completion or each trained token counting
+    once (REINFORCE++: tokens); auto: the preset's."""
+    several_rewards: Literal["sum_then_normalize", "normalize_then_sum", "average_advantages"] = "sum_then_normalize"
+    """With several reward functions: advantages of the weighted sum; weighted sum of each function's z-scores, then
+    whitened (GDPO); or the mean of each function's advantages (the BNPO paper)."""
+    beta_reward_min: float = 0.0
+    """baseline=beta: smallest possible reward, of each function where several are averaged."""
+    beta_reward_max: float = 1.0
+    """baseline=beta: largest possible reward."""
     group_size: int = 8
     """G: completions per task, at least 2."""
     groups_per_step: int = 8
     """Rollout groups in one training batch, which makes one policy version."""
     optimizer_batches: int = 1
     """Optimizer steps that a training batch is cut into, by whole groups."""
-    epsilon_low: float = 0.2
-    """Lower clip: the ratio is clipped at 1 - epsilon_low."""
-    epsilon_high: float = 0.2
-    """Upper clip: the ratio is clipped at 1 + epsilon_high."""
+    epsilon_low: float | None = None
+    """Lower clip: the ratio is clipped at 1 - epsilon_low; null: the preset's (0.2 for grpo)."""
+    epsilon_high: float | None = None
+    """Upper clip: the ratio is clipped at 1 + epsilon_high; null: the preset's (0.2 for grpo, 0.28 for dapo)."""
     delta: float | None = None
-    """Two-sided clip: the ratio of negative advantages is capped at delta > 1 + epsilon_high (INTELLECT-2)."""
+    """Two-sided clip: the ratio of negative advantages is capped at delta > 1 + epsilon_high (INTELLECT-2); null: the
+    preset's, which is none but for beta_normalization (10)."""
+    ratio_cap: float = 5.0
+    """cispo: the detached ratio is capped here, an absolute value (ScaleRL: 4 to 8 are alike)."""
+    sapo_tau_positive: float = 1.0
+    """sapo: temperature of the soft gate where the advantage is positive."""
+    sapo_tau_negative: float = 1.05
+    """sapo: temperature of the soft gate elsewhere."""
+    vespo_k_positive: float = 2.0
+    """vespo: power of the weight where the advantage is not negative."""
+    vespo_lambda_positive: float = 3.0
+    """vespo: decay of the weight there."""
+    vespo_k_negative: float = 3.0
+    """vespo: power of the weight where the advantage is negative."""
+    vespo_lambda_negative: float = 2.0
+    """vespo: decay of the weight there."""
     beta: float = 0.0
-    """Weight of the KL term in the loss; 0 loads no reference policy."""
-    kl_estimator: Literal["k3", "k3_unbiased"] = "k3"
-    """k3 (DeepSeekMath), or the ratio times k3 (DeepSeek-V3.2 eq. 7), whose gradient is the reverse KL's."""
+    """Weight of the KL term; 0 loads no reference policy."""
+    kl_estimator: Literal["k1", "k2", "k3", "k3_unbiased"] = "k3"
+    """k1 (only in a reward), k2, k3 (DeepSeekMath), or the ratio times k3 (DeepSeek-V3.2 eq. 7), whose gradient is the
+    reverse KL's."""
+    kl_in: Literal["loss", "reward", "token_reward"] = "loss"
+    """loss: added to each token's loss. reward: k1 summed over the completion is taken from its reward before the
+    baseline (RLOO). token_reward: taken from each token's reward, and advantages are returns to go (REINFORCE++)."""
+    old_logprobs: Literal["auto", "learner", "generator"] = "auto"
+    """Denominator of the importance ratio: the learner's own log-probabilities before the step, or the generator's
+    (bypass: one ratio for staleness and mismatch, one forward pass less, no importance correction); auto: the preset's,
+    which is the learner's but for scalerl."""
+    importance_correction: Literal[
+        "auto", "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask"
+    ] = "auto"
+    """Weight for the mismatch of generator and learner: each token's probability ratio clipped to floor and cap; or
+    0 outside them; the same for the product over a completion; or whole completions masked by the geometric mean of
+    their ratios, and tokens truncated at importance_cap. auto: token_truncate, or none where old_logprobs is
+    generator."""
     importance_cap: float | None = 2.0
-    """Truncated importance sampling: each token's term is weighted by min(learner/generator probability, cap);
-    null: no weight."""
+    """Upper bound of the weight; null: none."""
+    importance_floor: float | None = None
+    """Lower bound of the weight; null: none."""
+    geometric_floor: float = 0.999
+    """geometric_mask: completions whose mean ratio is below are masked."""
+    geometric_cap: float = 1.001
+    """geometric_mask: completions whose mean ratio is above are masked."""
+    off_policy_threshold: float | None = None
+    """Completions with a negative advantage whose mean log-ratio generator over policy exceeds this leave the policy
+    term (DeepSeek-V3.2 eq. 9; 0.5 is a start); null: none do."""
+    top_entropy_quantile: float = 1.0
+    """Only this part of the optimizer batch's tokens, those of highest entropy, is in the policy term (0.2 in the
+    paper); 1: all."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus: the mean entropy over the optimizer batch's tokens, taken from the loss."""
     mask_truncated_completions: bool = False
     """Take completions cut at max_completion_tokens out of the loss (their rewards stay in the baseline)."""
-    zero_variance_groups: Literal["keep", "replace"] = "keep"
-    """Groups whose rewards are all equal: train with advantage 0, or replace by a new task (dynamic sampling)."""
+    zero_variance_groups: Literal["auto", "keep", "drop", "replace"] = "auto"
+    """Groups whose rewards are all equal: keep (advantage 0, and they count in what the loss is divided by), drop (they
+    do not count; ScaleRL), or replace by a new task until the batch is full (dynamic sampling, DAPO); auto: the
+    preset's, which is keep but for scalerl."""
     max_replacements: int = 4
     """Further tries of a slot, for failures and for groups without variance together, before it is filled empty."""
 

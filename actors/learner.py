@@ -1,12 +1,14 @@
 """One DeepSpeed rank of the learner: a plain class, and the Ray actor made of it.
 
-A step on every rank: fetch payloads (no collective yet) -> old log-probabilities, if there will be several updates ->
-per optimizer batch: micro-batches forward and backward, agree that all values are finite, optimizer step.
+A step on every rank: fetch payloads (no collective yet) -> forward passes before the first update, if old log-
+probabilities, entropies or a KL term in the reward need them -> per optimizer batch: micro-batches forward and
+backward, agree that all values are finite, optimizer step.
 Every rank makes the same collectives in the same order, whatever rows it has (packing.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -21,14 +23,19 @@ import torch
 from funicular.actors import deepspeed_engine, hf_export, lora, weight_packing
 from funicular.actors.collate import Batch, collate, token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
+from funicular.actors.entropy_cut import EntropyCut, agree_on_cut
 from funicular.actors.errors import RunStopped
 from funicular.actors.head import refuse_adapted_head
-from funicular.actors.loss import importance_weights_of, kl_terms, policy_loss_terms
-from funicular.actors.packing import MicroBatch, RankPlan
+from funicular.actors.losses.kl import kl_to_go
+from funicular.actors.losses.presets import kl_in_reward, loss_settings, needs_reference, preset_of
+from funicular.actors.losses.token_losses import LossInputs, token_losses
+from funicular.actors.packing import MicroBatch
 from funicular.actors.payload_fetch import fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
+from funicular.actors.row_scores import RowScores
+from funicular.actors.step_plan import RankPlan
 from funicular.actors.step_sums import StepSums
-from funicular.actors.types import GroupPayload, StepResult
+from funicular.actors.types import GroupPayload, KlScore, StepResult
 from funicular.actors.weights import Canary, Manifest
 from funicular.cluster.rendezvous import free_address
 
@@ -62,7 +69,10 @@ class LearnerRank:
         self._temperature = temperature
         self._model_folder = Path(model_folder)
         self._seed = seed
+        self._settings = loss_settings(algorithm)
+        self._settings.check()
         self._payloads: dict[str, GroupPayload] = {}
+        self._before = RowScores()
         self._lora: Any = None
         self._reference: PolicyModel | None = None
         self._device = torch.device("cpu")
@@ -91,7 +101,7 @@ class LearnerRank:
         if config.lora_rank:
             self._lora = lora.add_adapters(policy.causal_lm, config, self._seed)
             refuse_adapted_head(policy.causal_lm)
-        elif self._algorithm.beta > 0:
+        elif needs_reference(self._algorithm):
             self._reference = self._load_policy().requires_grad_(False)
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(policy.causal_lm)
@@ -110,8 +120,22 @@ class LearnerRank:
 
     def fetch(self, payload_refs: Mapping[str, list[Any]]) -> tuple[str, ...]:
         """Fetch and keep the payloads of a step's groups; no collective. Returns the ids of those that are lost."""
+        self._before = RowScores()
         self._payloads, lost = fetch_payloads(payload_refs)
         return lost
+
+    @torch.no_grad()
+    def score(self, plan: RankPlan) -> dict[tuple[str, int], KlScore]:
+        """KL to the reference policy of each of this rank's completions, before any update; all ranks together.
+
+        What was computed stays for the step that follows.
+        """
+        for micro in itertools.chain.from_iterable(plan.optimizer_batches):
+            batch = self._collate(micro)
+            old, entropies = self._score(self._engine, batch, self._temperature)
+            self._before.put(batch, old=old, entropies=entropies, reference=self._reference_logprobs(batch))
+        self._before.complete = True
+        return self._before.kl()
 
     def step(self, plan: RankPlan) -> StepResult:
         """Train on the fetched payloads as planned; all ranks at the same time.
@@ -120,16 +144,16 @@ class LearnerRank:
             RunStopped: a log-probability, loss or gradient is not finite.
         """
         began = time.monotonic()
-        sums = StepSums(self._algorithm, self._device)
+        sums = StepSums(self._settings, self._device)
         learning_rate = self._engine.get_lr()[0]
-        old_logprobs = self._old_logprobs(plan, sums)
+        self._score_before_updates(plan, sums)
         norms = []
         for index, micro_batches in enumerate(plan.optimizer_batches):
             if not micro_batches:  # on all ranks: nothing to learn
                 continue
             learning_rate = self._engine.get_lr()[0]
-            norms.append(self._optimizer_batch(micro_batches, old_logprobs.get(index), sums))
-        self._payloads = {}
+            norms.append(self._optimizer_batch(micro_batches, self._cut(micro_batches, plan, index), sums))
+        self._payloads, self._before = {}, RowScores()
         metrics = sums.metrics(optimizer_batches=len(plan.optimizer_batches), peak_memory_bytes=_peak_memory())
         metrics |= {"policy/optimizer_steps": float(len(norms)), "policy/learning_rate": float(learning_rate)}
         if norms:
@@ -228,23 +252,36 @@ class LearnerRank:
         )
 
     @torch.no_grad()
-    def _old_logprobs(self, plan: RankPlan, sums: StepSums) -> dict[int, list[torch.Tensor]]:
-        """Log-probabilities before the first update, of the optimizer batches that come after one.
+    def _score_before_updates(self, plan: RankPlan, sums: StepSums) -> None:
+        """Keep what the policy says before the first update, of all that needs it and was not scored yet.
 
-        The first to be updated needs none: its own forward pass gives the same numbers.
+        That is everything where entropies decide what is trained. Else the optimizer batches after the first update:
+        the one that is updated first needs nothing, because its own forward pass gives the same numbers.
         """
-        later = [index for index, micro_batches in enumerate(plan.optimizer_batches) if micro_batches][1:]
-        old: dict[int, list[torch.Tensor]] = {}
-        for index in later:
-            batches = map(self._collate, plan.optimizer_batches[index])
-            old[index] = [self._score(self._engine, batch, self._temperature)[0] for batch in batches]
-            sums.check_finite(*old[index])
-        return old
+        wanted = [index for index, micro_batches in enumerate(plan.optimizer_batches) if micro_batches]
+        if self._algorithm.top_entropy_quantile == 1:
+            bypass = preset_of(self._algorithm).old_logprobs == "generator"
+            wanted = [] if bypass or kl_in_reward(self._algorithm) else wanted[1:]
+        for micro in (micro for index in wanted for micro in plan.optimizer_batches[index]):
+            batch = self._collate(micro)
+            old, entropies = self._score(self._engine, batch, self._temperature)
+            self._before.put(batch, old=old, entropies=entropies)
+            sums.check_finite(old)
+
+    def _cut(self, micro_batches: tuple[MicroBatch, ...], plan: RankPlan, index: int) -> EntropyCut:
+        """Which tokens of an optimizer batch the policy term and the entropy bonus are over; a collective."""
+        quantile = self._algorithm.top_entropy_quantile
+        if quantile == 1:
+            return EntropyCut(threshold=None, tokens=plan.normalisers[index].tokens)
+        kept = [self._before.entropies(self._collate(micro)) for micro in micro_batches]
+        return agree_on_cut([entropies for entropies in kept if entropies is not None], quantile, self._device)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> torch.Tensor | None:
-        if self._algorithm.beta == 0:
+        if not needs_reference(self._algorithm):
             return None
+        if kl_in_reward(self._algorithm) and self._before.complete:  # on all ranks, those without rows too
+            return self._before.reference(batch)
         if self._reference is not None:
             return self._score(self._reference, batch, self._temperature)[0]
         lora.switch_adapters(self._causal_lm, on=False)
@@ -252,17 +289,15 @@ class LearnerRank:
         lora.switch_adapters(self._causal_lm, on=True)
         return logprobs
 
-    def _optimizer_batch(
-        self, micro_batches: tuple[MicroBatch, ...], old_logprobs: list[torch.Tensor] | None, sums: StepSums
-    ) -> float:
+    def _optimizer_batch(self, micro_batches: tuple[MicroBatch, ...], cut: EntropyCut, sums: StepSums) -> float:
         """Sum the gradients of all micro-batches and apply them. Returns the gradient's norm before clipping."""
         last = len(micro_batches) - 1
         for index, micro in enumerate(micro_batches):
             self._engine.set_gradient_accumulation_boundary(index == last)
-            self._micro_batch(self._collate(micro), None if old_logprobs is None else old_logprobs[index], sums)
+            self._micro_batch(self._collate(micro), cut, sums)
         if bad := sums.nonfinite_on_all_ranks():
             raise RunStopped(
-                f"{bad} log-probabilities or losses of the learner are not finite; nothing was updated or published. "
+                f"{bad} log-probabilities or losses are not finite; nothing was updated or published. "
                 "Look at policy/grad_norm and policy/ratio_max of the steps before; a lower learner.learning_rate, "
                 "or learner.max_grad_norm above 0, usually helps"
             )
@@ -271,42 +306,47 @@ class LearnerRank:
             raise RunStopped(f"the gradient's norm is {norm}; nothing was published since the last step")
         return norm
 
-    def _micro_batch(self, batch: Batch, old_logprobs: torch.Tensor | None, sums: StepSums) -> None:
-        algorithm = self._algorithm
+    def _micro_batch(self, batch: Batch, cut: EntropyCut, sums: StepSums) -> None:
+        settings = self._settings
         reference = self._reference_logprobs(batch)
         logprobs, entropy = self._score(self._engine, batch, self._temperature)
-        old = logprobs.detach() if old_logprobs is None else old_logprobs
-        cap = algorithm.importance_cap
-        weights = None if cap is None else importance_weights_of(old, batch.generator_logprobs, cap)
-        terms = policy_loss_terms(
-            logprobs,
-            old,
-            batch.advantages,
-            epsilon_low=algorithm.epsilon_low,
-            epsilon_high=algorithm.epsilon_high,
-            delta=algorithm.delta,
-            importance_weights=weights,
-            reference_logprobs=reference,
-            beta=algorithm.beta,
-            kl_estimator=algorithm.kl_estimator,
+        before = self._before.old(batch)
+        learner = logprobs.detach() if before is None else before
+        advantages = batch.advantages
+        if batch.kl_weight and reference is not None:
+            advantages = advantages + (batch.kl_weight * kl_to_go(learner - reference, batch.segments)).float()
+        entropies_before = self._before.entropies(batch)
+        in_policy_term = cut.keeps(entropy.detach() if entropies_before is None else entropies_before)
+        bypass = preset_of(self._algorithm).old_logprobs == "generator"
+        terms = token_losses(
+            LossInputs(
+                logprobs=logprobs,
+                old_logprobs=batch.generator_logprobs if bypass else learner,
+                advantages=advantages,
+                segments=batch.segments,
+                generator_logprobs=batch.generator_logprobs,
+                reference_logprobs=reference,
+                in_policy_term=in_policy_term,
+            ),
+            settings,
         )
-        loss = (terms * batch.token_weights).sum()
+        loss = (terms.losses * batch.token_weights).sum()
+        if settings.entropy_coef > 0 and not batch.is_empty:
+            counted = entropy if in_policy_term is None else entropy[in_policy_term]
+            loss = loss - settings.entropy_coef * counted.sum() / cut.tokens
         deepspeed_engine.backward(self._engine, loss, self._world_size)
-        sums.check_finite(logprobs, reference, loss)
+        # The generator's too: completions where one is missing are void, and never come here (law 4).
+        sums.check_finite(logprobs, reference, loss, batch.generator_logprobs)
         if batch.is_empty:
             return
-        kl = None
-        if reference is not None:
-            ratio = torch.ones_like(old)
-            kl = kl_terms(logprobs.detach(), reference, ratio=ratio, kl_estimator="k3")
         sums.add(
             batch,
+            terms,
             loss=loss.detach(),
-            logprobs=logprobs.detach(),
-            old_logprobs=old,
-            entropy=entropy,
-            importance_weights=weights,
-            kl=kl,
+            learner_logprobs=learner,
+            advantages=advantages,
+            entropy=entropy.detach(),
+            in_policy_term=in_policy_term,
         )
 
     @torch.no_grad()

@@ -13,11 +13,13 @@ from ray.exceptions import RayActorError
 
 from funicular.actors.config import AlgorithmConfig, LearnerConfig, WeightSyncConfig
 from funicular.actors.errors import LearnerLost, PayloadsLost
-from funicular.actors.packing import StepPlan, plan_step
+from funicular.actors.losses.presets import kl_in_reward
 from funicular.actors.payload_fetch import FETCH_DEADLINE_S
-from funicular.actors.types import ScoredGroup, StepResult
+from funicular.actors.step_plan import StepPlan, plan_scoring, plan_step
+from funicular.actors.types import KlScore, ScoredGroup, StepResult
 from funicular.actors.weights import Manifest, PublishedWeights
 from funicular.cluster.calls import DeadlineExceeded, call
+from funicular.rewards.config import RewardConfig
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class LearnerGroup:
         model_folder: the initial policy, readable on every node.
         seed: initialises adapters.
         use_gpu: one GPU for each rank.
+        rewards: names, weights and gates of the reward functions.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class LearnerGroup:
         model_folder: str,
         seed: int,
         use_gpu: bool,
+        rewards: RewardConfig,
     ) -> None:
         self._config = config
         self._algorithm = algorithm
@@ -61,6 +65,7 @@ class LearnerGroup:
         self._model_folder = model_folder
         self._seed = seed
         self._use_gpu = use_gpu
+        self._rewards = rewards
         self._actors: list[Any] = []
 
     async def start(self) -> None:
@@ -95,11 +100,17 @@ class LearnerGroup:
             RunStopped: a value is not finite.
         """
         began = time.monotonic()
-        plan = self._plan(groups)
-        await self._fetch(plan, groups)
+        if kl_in_reward(self._algorithm):
+            scoring = plan_scoring(groups, *self._cut)
+            await self._fetch(scoring, groups)
+            plan = plan_step(groups, *self._cut, rewards=self._rewards, kl=await self._kl(scoring, step))
+        else:
+            plan = plan_step(groups, *self._cut, rewards=self._rewards)
+            await self._fetch(plan, groups)
         calls = [actor.step.remote(rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
         results = await self._gather(calls, f"step {step}", self._config.step_deadline_s)
-        return StepResult(metrics=results[0].metrics, seconds=time.monotonic() - began)
+        metrics = {**results[0].metrics, **plan.metrics}
+        return StepResult(metrics=metrics, seconds=time.monotonic() - began)
 
     async def pack(self, version: int) -> PublishedWeights:
         """Gather and pack the current weights; the caller owns the buckets.
@@ -159,14 +170,17 @@ class LearnerGroup:
             seed=self._seed,
         )
 
-    def _plan(self, groups: Sequence[ScoredGroup]) -> StepPlan:
-        return plan_step(
-            groups,
-            self._algorithm,
-            self._config.ranks,
-            self._config.micro_batch_tokens,
-            self._max_completion_tokens,
-        )
+    @property
+    def _cut(self) -> tuple[AlgorithmConfig, int, int, int]:
+        """What a plan depends on besides the groups."""
+        config = self._config
+        return self._algorithm, config.ranks, config.micro_batch_tokens, self._max_completion_tokens
+
+    async def _kl(self, plan: StepPlan, step: int) -> dict[tuple[str, int], KlScore]:
+        """KL to the reference policy of each completion; the ranks keep what they computed for it."""
+        calls = [actor.score.remote(rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
+        scores = await self._gather(calls, f"scoring step {step}", self._config.step_deadline_s)
+        return {row: score for of_rank in scores for row, score in of_rank.items()}
 
     async def _fetch(self, plan: StepPlan, groups: Sequence[ScoredGroup]) -> None:
         """Have every rank fetch what it needs, and agree that all have, before any collective."""

@@ -1,106 +1,26 @@
-"""Policy-gradient losses of tensors. Stable function: `loss_from_tensors` (docs/algorithms.md)."""
+"""The loss of padded completions. Stable function: `loss_from_tensors` (docs/algorithms.md)."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-from funicular.actors.aggregation import Aggregation, Normaliser
-
-KlEstimator = Literal["k3", "k3_unbiased"]
-
-
-def policy_loss_terms(
-    logprobs: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    advantages: torch.Tensor,
-    *,
-    epsilon_low: float,
-    epsilon_high: float,
-    delta: float | None = None,
-    importance_weights: torch.Tensor | None = None,
-    reference_logprobs: torch.Tensor | None = None,
-    beta: float = 0.0,
-    kl_estimator: KlEstimator = "k3",
-) -> torch.Tensor:
-    """Loss of each token: minus the weighted PPO-clip objective, plus beta times the KL estimate.
-
-    With r = exp(logprobs - old_logprobs):
-
-        -w min(min(r, delta) A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) + beta kl
-
-    PPO 1707.06347 eq. 7; GRPO 2402.03300 eq. 3; delta: INTELLECT-2 2505.07291; w: truncated importance
-    sampling, on the policy term only.
-
-    Args:
-        logprobs: any shape, float32, of the current policy at the sampling temperature, with gradient. Every
-            entry must be finite: mask padding before.
-        old_logprobs: the same shape, of the policy before the first update of the step; detached here.
-        advantages: the same shape, or one that broadcasts to it.
-        importance_weights: the same shape, from `importance_weights_of`; None: 1.
-        reference_logprobs: the same shape; needed when beta > 0.
-
-    Raises:
-        ValueError: beta > 0 without reference_logprobs, or delta <= 1 + epsilon_high.
-    """
-    if delta is not None and delta <= 1 + epsilon_high:
-        raise ValueError(f"delta: got {delta}, expected more than 1 + epsilon_high = {1 + epsilon_high}")
-    ratio = torch.exp(logprobs - old_logprobs.detach())
-    capped = ratio if delta is None else ratio.clamp(max=delta)
-    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
-    loss = -torch.minimum(capped * advantages, clipped * advantages)
-    if importance_weights is not None:
-        loss = loss * importance_weights.detach()
-    if beta > 0:
-        if reference_logprobs is None:
-            raise ValueError(f"beta: got {beta} without reference_logprobs")
-        loss = loss + beta * kl_terms(logprobs, reference_logprobs, ratio=ratio, kl_estimator=kl_estimator)
-    return loss
-
-
-def kl_terms(
-    logprobs: torch.Tensor,
-    reference_logprobs: torch.Tensor,
-    *,
-    ratio: torch.Tensor,
-    kl_estimator: KlEstimator,
-) -> torch.Tensor:
-    """KL estimate of each token: exp(d) - d - 1 with d = reference - policy (k3, Schulman; GRPO eq. 4).
-
-    `k3_unbiased` multiplies it by the ratio, with gradient (DeepSeek-V3.2 2512.02556 eq. 7): then the
-    expected gradient is that of KL(policy || reference), which plain k3 has only to first order.
-    """
-    difference = reference_logprobs.detach() - logprobs
-    k3 = torch.exp(difference) - difference - 1
-    return k3 * ratio if kl_estimator == "k3_unbiased" else k3
-
-
-def importance_weights_of(old_logprobs: torch.Tensor, generator_logprobs: torch.Tensor, cap: float) -> torch.Tensor:
-    """Truncated importance sampling: min(exp(old - generator), cap) of each token, detached."""
-    return torch.exp(old_logprobs.detach() - generator_logprobs).clamp(max=cap)
-
-
-def aggregation_weights(lengths: torch.Tensor, normaliser: Normaliser) -> torch.Tensor:
-    """Coefficient of each token of each row in the optimizer batch's sum.
-
-    Args:
-        lengths: (B,) trained tokens of each row.
-        normaliser: counts of the whole optimizer batch, which may have more rows than these.
-
-    Returns:
-        (B,) float64.
-    """
-    return torch.tensor(
-        [normaliser.token_weight(int(n)) for n in lengths.tolist()],
-        dtype=torch.float64,
-        device=lengths.device,
-    )
+from funicular.actors.aggregation import Normaliser
+from funicular.actors.losses.entropy import entropy_threshold_of
+from funicular.actors.losses.segments import Segments
+from funicular.actors.losses.settings import (
+    Aggregation,
+    ImportanceCorrection,
+    KlEstimator,
+    LossSettings,
+    Objective,
+    RatioLevel,
+)
+from funicular.actors.losses.token_losses import LossInputs, token_losses
 
 
 def loss_from_tensors(
     logprobs: torch.Tensor,
-    old_logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor | None,
     advantages: torch.Tensor,
     mask: torch.Tensor,
     *,
@@ -116,65 +36,178 @@ def loss_from_tensors(
     reference_logprobs: torch.Tensor | None = None,
     generator_logprobs: torch.Tensor | None = None,
     importance_cap: float | None = None,
+    objective: Objective = "ppo_clip",
+    ratio_level: RatioLevel = "token",
+    ratio_cap: float = 5.0,
+    sapo_tau_positive: float = 1.0,
+    sapo_tau_negative: float = 1.05,
+    vespo_k_positive: float = 2.0,
+    vespo_lambda_positive: float = 3.0,
+    vespo_k_negative: float = 3.0,
+    vespo_lambda_negative: float = 2.0,
+    importance_correction: ImportanceCorrection | None = None,
+    importance_floor: float | None = None,
+    geometric_floor: float = 0.999,
+    geometric_cap: float = 1.001,
+    off_policy_threshold: float | None = None,
+    groups: torch.Tensor | None = None,
+    group_count: int | None = None,
+    group_tokens: torch.Tensor | None = None,
+    entropies: torch.Tensor | None = None,
+    entropy_coef: float = 0.0,
+    entropy_tokens: int | None = None,
+    top_entropy_quantile: float = 1.0,
+    entropy_threshold: float | None = None,
 ) -> torch.Tensor:
     """The loss of padded completions: these rows' part of an optimizer batch. Its signature is stable.
 
-    Losses of parts of an optimizer batch, each with the whole batch's `rows` and `tokens`, add up to the loss
-    of the whole; so do their gradients.
+    Losses of parts of an optimizer batch, each with the whole batch's counts, add up to the loss of the whole; so do
+    their gradients. Parts consist of whole rows.
 
     Args:
         logprobs: (B, T) of the current policy at the sampling temperature, with gradient.
-        old_logprobs: (B, T) of the policy before the step's first update.
+        old_logprobs: (B, T) of the policy before the step's first update. None: the generator's stand in for them
+            (bypass), and where those are NaN the current ones, without gradient.
         advantages: (B,), or (B, T).
         mask: (B, T); nonzero on trained tokens. What stands elsewhere is never read, not even NaN.
-        aggregation: sequence (GRPO), token (DAPO, BNPO) or constant (Dr.GRPO); `Normaliser.token_weight`.
+        aggregation: see `Normaliser.token_weight`.
         rows: valid completions of the whole optimizer batch, empty ones included; None: B.
         tokens: trained tokens of the whole optimizer batch; None: those of the mask.
         max_completion_tokens: the configured limit; needed by `constant`.
-        generator_logprobs: (B, T) what the generator reported; needed with importance_cap.
-        importance_cap: cap of the truncated importance weight; None: no weight.
+        reference_logprobs: (B, T); needed where beta > 0.
+        generator_logprobs: (B, T) what the generator reported, NaN where it reported nothing; needed by a correction.
+        importance_correction: None: `token_truncate` where importance_cap is given, else none.
+        groups: (B,) group of each row, any integers; needed by `prompt`.
+        group_count: groups of the whole optimizer batch; None: those in `groups`.
+        group_tokens: (B,) trained tokens of each row's group in the whole optimizer batch; None: those of the mask.
+        entropies: (B, T), with gradient for a bonus; needed where entropy_coef > 0 or top_entropy_quantile < 1.
+        entropy_tokens: tokens that the bonus is a mean over, in the whole optimizer batch; None: those of this part.
+        top_entropy_quantile: part of the tokens, those of highest entropy, that stays in the policy term and in the
+            bonus.
+        entropy_threshold: entropy from which a token belongs to it, over the whole optimizer batch; None: of this part.
+
+    Other arguments: `LossSettings`, docs/algorithms.md.
 
     Returns:
         Scalar. Connected to `logprobs`, and 0, when the mask is empty.
 
     Raises:
-        ValueError: shapes differ, or an argument that the options need is missing.
+        ValueError: shapes differ, settings contradict each other, or an argument that they need is missing.
     """
-    for name, value in (("old_logprobs", old_logprobs), ("mask", mask)):
-        if value.shape != logprobs.shape:
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {tuple(logprobs.shape)}")
-    if aggregation == "constant" and max_completion_tokens is None:
-        raise ValueError("aggregation constant needs max_completion_tokens, the configured limit")
-    if importance_cap is not None and generator_logprobs is None:
-        raise ValueError(f"importance_cap: got {importance_cap} without generator_logprobs")
-    trained = mask != 0
-    lengths = trained.sum(1)
-    normaliser = Normaliser(
-        aggregation=aggregation,
-        rows=logprobs.shape[0] if rows is None else rows,
-        tokens=int(lengths.sum()) if tokens is None else tokens,
-        max_completion_tokens=max_completion_tokens or 0,
-    )
-
-    def kept(x: torch.Tensor) -> torch.Tensor:
-        # Selected before exp: multiplying by the mask afterwards would turn a NaN or inf in padding into NaN.
-        return torch.where(trained, x, torch.zeros((), dtype=x.dtype, device=x.device))
-
-    logprobs, old_logprobs = kept(logprobs), kept(old_logprobs)
-    weights = None
-    if importance_cap is not None and generator_logprobs is not None:
-        weights = importance_weights_of(old_logprobs, kept(generator_logprobs), importance_cap)
-    terms = policy_loss_terms(
-        logprobs,
-        old_logprobs,
-        advantages[:, None] if advantages.ndim == 1 else kept(advantages),
+    if importance_correction is None:
+        importance_correction = "none" if importance_cap is None else "token_truncate"
+    settings = LossSettings(
+        objective=objective,
+        ratio_level=ratio_level,
         epsilon_low=epsilon_low,
         epsilon_high=epsilon_high,
         delta=delta,
-        importance_weights=weights,
-        reference_logprobs=None if reference_logprobs is None else kept(reference_logprobs),
+        ratio_cap=ratio_cap,
+        sapo_tau_positive=sapo_tau_positive,
+        sapo_tau_negative=sapo_tau_negative,
+        vespo_k_positive=vespo_k_positive,
+        vespo_lambda_positive=vespo_lambda_positive,
+        vespo_k_negative=vespo_k_negative,
+        vespo_lambda_negative=vespo_lambda_negative,
         beta=beta,
         kl_estimator=kl_estimator,
+        importance_correction=importance_correction,
+        importance_cap=importance_cap,
+        importance_floor=importance_floor,
+        geometric_floor=geometric_floor,
+        geometric_cap=geometric_cap,
+        off_policy_threshold=off_policy_threshold,
+        entropy_coef=entropy_coef,
     )
-    omega = aggregation_weights(lengths, normaliser)[:, None].to(terms.dtype)
-    return (kept(terms) * omega).sum()
+    settings.check()
+    for name, value in (
+        ("old_logprobs", old_logprobs),
+        ("mask", mask),
+        ("reference_logprobs", reference_logprobs),
+        ("generator_logprobs", generator_logprobs),
+        ("entropies", entropies),
+    ):
+        if value is not None and value.shape != logprobs.shape:
+            raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {tuple(logprobs.shape)}")
+    if entropies is None and (entropy_coef > 0 or top_entropy_quantile < 1):
+        raise ValueError("entropy_coef and top_entropy_quantile need entropies")
+    trained = mask != 0
+
+    def flat(x: torch.Tensor) -> torch.Tensor:
+        # Selected, not multiplied by the mask: NaN or inf in padding times 0 would be NaN.
+        return x[trained]
+
+    lengths = trained.sum(1)
+    segments = Segments.of_lengths(lengths)
+    current = flat(logprobs)
+    generator = None if generator_logprobs is None else flat(generator_logprobs)
+    old = _bypass(current, generator) if old_logprobs is None else flat(old_logprobs)
+    in_policy_term = None
+    flat_entropies = None if entropies is None else flat(entropies)
+    if flat_entropies is not None and top_entropy_quantile < 1:
+        if entropy_threshold is None:
+            entropy_threshold = entropy_threshold_of(flat_entropies, top_entropy_quantile)
+        in_policy_term = flat_entropies.detach() >= entropy_threshold
+    terms = token_losses(
+        LossInputs(
+            logprobs=current,
+            old_logprobs=old,
+            advantages=segments.spread(advantages) if advantages.ndim == 1 else flat(advantages),
+            segments=segments,
+            generator_logprobs=generator,
+            reference_logprobs=None if reference_logprobs is None else flat(reference_logprobs),
+            in_policy_term=in_policy_term,
+        ),
+        settings,
+    )
+    weights_R = _row_weights(
+        lengths, aggregation, rows, tokens, max_completion_tokens, groups, group_count, group_tokens
+    )
+    loss = (terms.losses * segments.spread(weights_R).to(terms.losses.dtype)).sum()
+    if entropy_coef > 0 and flat_entropies is not None:
+        counted = flat_entropies if in_policy_term is None else flat_entropies[in_policy_term]
+        loss = loss - entropy_coef * counted.sum() / max(
+            1, counted.numel() if entropy_tokens is None else entropy_tokens
+        )
+    return loss
+
+
+def _bypass(logprobs: torch.Tensor, generator_logprobs: torch.Tensor | None) -> torch.Tensor:
+    if generator_logprobs is None:
+        raise ValueError("old_logprobs: got None, which needs generator_logprobs to stand in for them")
+    return torch.where(torch.isnan(generator_logprobs), logprobs.detach(), generator_logprobs)
+
+
+def _row_weights(
+    lengths: torch.Tensor,
+    aggregation: Aggregation,
+    rows: int | None,
+    tokens: int | None,
+    max_completion_tokens: int | None,
+    groups: torch.Tensor | None,
+    group_count: int | None,
+    group_tokens: torch.Tensor | None,
+) -> torch.Tensor:
+    """(B,) float64: coefficient of each token of each row in the optimizer batch's sum."""
+    if aggregation == "constant" and max_completion_tokens is None:
+        raise ValueError("aggregation constant needs max_completion_tokens, the configured limit")
+    if aggregation == "prompt" and groups is None:
+        raise ValueError("aggregation prompt needs groups, the group of each row")
+    lengths_B = lengths.tolist()
+    group_tokens_B, distinct = list(lengths_B), len(lengths_B)
+    if groups is not None:
+        _, index = torch.unique(groups, return_inverse=True)
+        distinct = int(index.max()) + 1 if len(index) else 0
+        sums = torch.zeros(distinct, dtype=lengths.dtype, device=lengths.device).index_add(0, index, lengths)
+        group_tokens_B = sums[index].tolist()
+    if group_tokens is not None:
+        group_tokens_B = [int(n) for n in group_tokens.tolist()]
+    normaliser = Normaliser(
+        aggregation=aggregation,
+        rows=len(lengths_B) if rows is None else rows,
+        tokens=sum(lengths_B) if tokens is None else tokens,
+        groups=distinct if group_count is None else group_count,
+        max_completion_tokens=max_completion_tokens or 0,
+    )
+    weights = [normaliser.token_weight(n, of_group) for n, of_group in zip(lengths_B, group_tokens_B, strict=True)]
+    return torch.tensor(weights, dtype=torch.float64, device=lengths.device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from funicular.actors.collate import Batch
-from funicular.actors.config import AlgorithmConfig
+from funicular.actors.losses.settings import LossSettings
+from funicular.actors.losses.token_losses import TokenLosses
 
 _SUMS = (
     "loss",
@@ -13,20 +14,31 @@ _SUMS = (
     "entropy",
     "clipped_low",
     "clipped_high",
+    "beyond_delta",
+    "beyond_cap",
+    "ratio",
+    "old_new_kl",
     "kl",
+    "dropped",
+    "in_policy_term",
     "mismatch",
-    "importance_weight",
-    "capped",
+    "mismatch_k1",
+    "mismatch_k3",
+    "weight",
+    "weight_squared",
+    "weight_capped",
+    "weight_masked",
 )
-_MAXIMA = ("ratio", "mismatch", "memory")
+_MAXIMA = ("ratio", "minus_ratio", "mismatch", "weight", "minus_weight", "memory")
+"""Minima are the maxima of what is below zero."""
 _GIB = 1 << 30
 
 
 class StepSums:
     """Sums of one step. All values stay on the device until `metrics`."""
 
-    def __init__(self, algorithm: AlgorithmConfig, device: torch.device) -> None:
-        self._algorithm = algorithm
+    def __init__(self, settings: LossSettings, device: torch.device) -> None:
+        self._settings = settings
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
         self._maxima = torch.full((len(_MAXIMA),), -torch.inf, dtype=torch.float64, device=device)
         self._nonfinite = torch.zeros((), dtype=torch.float64, device=device)
@@ -35,36 +47,53 @@ class StepSums:
     def add(
         self,
         batch: Batch,
+        terms: TokenLosses,
         *,
         loss: torch.Tensor,
-        logprobs: torch.Tensor,
-        old_logprobs: torch.Tensor,
+        learner_logprobs: torch.Tensor,
+        advantages: torch.Tensor,
         entropy: torch.Tensor,
-        importance_weights: torch.Tensor | None,
-        kl: torch.Tensor | None,
+        in_policy_term: torch.Tensor | None,
     ) -> None:
-        """Add one micro-batch; all but `loss` are (N,)."""
-        algorithm = self._algorithm
-        ratio = torch.exp(logprobs - old_logprobs)
-        mismatch = (old_logprobs - batch.generator_logprobs).abs()
-        negative = batch.advantages < 0
-        zeros = torch.zeros_like(ratio)
-        weights = zeros if importance_weights is None else importance_weights
-        cap = algorithm.importance_cap
+        """Add one micro-batch; all but `loss` are (N,).
+
+        Args:
+            learner_logprobs: before the step's first update, or now, where nobody asked for those.
+        """
+        settings, ratio, weights = self._settings, terms.ratio, terms.weights
+        difference = learner_logprobs - batch.generator_logprobs
+        mismatch = difference.abs()
+        negative, positive = advantages < 0, advantages > 0
+        none = torch.zeros_like(ratio)
+        moved = ratio.log() if settings.objective == "gmpo" else ratio - 1
         values = {
             "loss": loss,
             "tokens": torch.ones_like(ratio),
             "entropy": entropy,
-            "clipped_low": (ratio < 1 - algorithm.epsilon_low) & negative,
-            "clipped_high": (ratio > 1 + algorithm.epsilon_high) & (batch.advantages > 0),
-            "kl": zeros if kl is None else kl,
+            "clipped_low": (moved < -settings.epsilon_low) & negative,
+            "clipped_high": (moved > settings.epsilon_high) & positive,
+            "beyond_delta": none if settings.delta is None else (ratio > settings.delta) & negative,
+            "beyond_cap": (ratio > settings.ratio_cap) & positive,
+            "ratio": ratio,
+            "old_new_kl": ratio - 1 - ratio.log(),
+            "kl": none if terms.kl is None else terms.kl,
+            "dropped": none if terms.kept is None else ~terms.kept,
+            "in_policy_term": none if in_policy_term is None else in_policy_term,
             "mismatch": mismatch,
-            "importance_weight": weights,
-            "capped": zeros if cap is None else weights >= cap,
+            "mismatch_k1": -difference,
+            "mismatch_k3": difference.exp() - difference - 1,
+            "weight": none if weights is None else weights,
+            "weight_squared": none if weights is None else weights.square(),
+            "weight_capped": none
+            if weights is None or settings.importance_cap is None
+            else weights >= settings.importance_cap,
+            "weight_masked": none if weights is None else weights == 0,
         }
         self._sums += torch.stack([values[name].double().sum() for name in _SUMS])
-        self._maxima[0] = torch.maximum(self._maxima[0], ratio.max().double())
-        self._maxima[1] = torch.maximum(self._maxima[1], mismatch.max().double())
+        largest = [ratio.max(), -ratio.min(), mismatch.max()]
+        largest += [] if weights is None else [weights.max(), -weights.min()]
+        for index, value in enumerate(largest):
+            self._maxima[index] = torch.maximum(self._maxima[index], value.double())
 
     @torch.no_grad()
     def check_finite(self, *values: torch.Tensor | None) -> None:
@@ -81,7 +110,7 @@ class StepSums:
 
     def metrics(self, *, optimizer_batches: int, peak_memory_bytes: float) -> dict[str, float]:
         """Reduce over ranks and divide; a collective. What nothing was measured for has no entry."""
-        self._maxima[2] = peak_memory_bytes / _GIB
+        self._maxima[_MAXIMA.index("memory")] = peak_memory_bytes / _GIB
         torch.distributed.all_reduce(self._sums)
         torch.distributed.all_reduce(self._maxima, op=torch.distributed.ReduceOp.MAX)
         sums = dict(zip(_SUMS, self._sums.tolist(), strict=True))
@@ -94,17 +123,49 @@ class StepSums:
         }
         if tokens == 0:
             return out
-        out |= {
+        return out | self._of_policy(sums, maxima, tokens) | self._of_mismatch(sums, maxima, tokens)
+
+    def _of_policy(self, sums: dict[str, float], maxima: dict[str, float], tokens: float) -> dict[str, float]:
+        settings = self._settings
+        out = {
             "policy/entropy": sums["entropy"] / tokens,
-            "policy/clip_frac_low": sums["clipped_low"] / tokens,
-            "policy/clip_frac_high": sums["clipped_high"] / tokens,
+            "policy/ratio_mean": sums["ratio"] / tokens,
             "policy/ratio_max": maxima["ratio"],
+            "policy/ratio_min": -maxima["minus_ratio"],
+            "policy/kl_old": sums["old_new_kl"] / tokens,
+        }
+        if settings.objective in ("ppo_clip", "gmpo"):
+            out["policy/clip_frac_low"] = sums["clipped_low"] / tokens
+            out["policy/clip_frac_high"] = sums["clipped_high"] / tokens
+        if settings.objective == "ppo_clip" and settings.delta is not None:
+            out["policy/delta_frac"] = sums["beyond_delta"] / tokens
+        if settings.objective == "cispo":
+            out["policy/ratio_capped_frac"] = sums["beyond_cap"] / tokens
+        if settings.off_policy_threshold is not None:
+            out["policy/off_policy_dropped_frac"] = sums["dropped"] / tokens
+        if sums["in_policy_term"]:
+            out["policy/top_entropy_frac"] = sums["in_policy_term"] / tokens
+        if settings.beta > 0:
+            out["policy/kl_ref"] = sums["kl"] / tokens
+        return out
+
+    def _of_mismatch(self, sums: dict[str, float], maxima: dict[str, float], tokens: float) -> dict[str, float]:
+        out = {
             "mismatch/logprob_abs_mean": sums["mismatch"] / tokens,
             "mismatch/logprob_abs_max": maxima["mismatch"],
+            "mismatch/kl_k1": sums["mismatch_k1"] / tokens,
+            "mismatch/kl_k3": sums["mismatch_k3"] / tokens,
         }
-        if self._algorithm.importance_cap is not None:
-            out["mismatch/importance_weight_mean"] = sums["importance_weight"] / tokens
-            out["mismatch/capped_frac"] = sums["capped"] / tokens
-        if self._algorithm.beta > 0:
-            out["policy/kl_ref"] = sums["kl"] / tokens
+        if self._settings.importance_correction == "none":
+            return out
+        out |= {
+            "mismatch/importance_weight_mean": sums["weight"] / tokens,
+            "mismatch/importance_weight_min": -maxima["minus_weight"],
+            "mismatch/importance_weight_max": maxima["weight"],
+            "mismatch/capped_frac": sums["weight_capped"] / tokens,
+            "mismatch/masked_frac": sums["weight_masked"] / tokens,
+        }
+        if sums["weight_squared"] > 0:
+            # effective sample size over the number of tokens: (sum w)^2 / (N sum w^2)
+            out["mismatch/effective_frac"] = sums["weight"] ** 2 / (tokens * sums["weight_squared"])
         return out

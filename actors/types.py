@@ -89,6 +89,23 @@ class ScoredGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KlScore:
+    """What a learner rank tells of one completion's KL to the reference policy, before advantages are known.
+
+    Of k1 = learner - reference log-probability of each trained token (nats), and of its sums from a token to the end.
+    """
+
+    tokens: int
+    """Trained tokens."""
+    total: float
+    """Sum of k1."""
+    to_go_sum: float
+    """Sum over tokens of k1 summed from the token to the end."""
+    to_go_squares: float
+    """Sum over tokens of the square of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmptySlot:
     """What fills a slot whose group failed for good: it trains nothing, but the slot order goes on."""
 

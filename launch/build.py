@@ -75,6 +75,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         model_folder=str(prepared.model_folder),
         seed=config.seed,
         use_gpu=use_gpu,
+        rewards=config.reward,
     )
     await asyncio.gather(generators.start(), learners.start())
     iterator = prepared.tasks.iterator(config.seed)

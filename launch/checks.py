@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from funicular.launch.algorithm_checks import algorithm_problems, doubtful_algorithm
 from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
@@ -29,14 +30,14 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *data_problems(config),
         *reward_problems(config.reward, folder),
         *sandbox_problems(config),
-        *_algorithm(config),
+        *algorithm_problems(config),
         *_learner_and_sync(config),
     ]
 
 
 def warn(config: Config) -> list[Problem]:
     """What is possible, but probably not meant."""
-    return [*_doubtful_algorithm(config), *_doubtful_learner(config)]
+    return [*doubtful_algorithm(config), *_doubtful_learner(config)]
 
 
 def _out_of_range(config: Config) -> Iterator[Problem]:
@@ -63,23 +64,6 @@ def _run(config: Config) -> Iterator[Problem]:
         yield problem_at(config, "cluster.address", expected, did_you_mean(address, ["auto", "local"]))
 
 
-def _algorithm(config: Config) -> Iterator[Problem]:
-    algorithm = config.algorithm
-    if algorithm.optimizer_batches > algorithm.groups_per_step >= 1:
-        expected = f"expected at most groups_per_step={algorithm.groups_per_step}: a group is never split"
-        nearest = "Write fewer, or raise algorithm.groups_per_step"
-        yield problem_at(config, "algorithm.optimizer_batches", expected, nearest, "algorithm.groups_per_step")
-    upper = 1 + algorithm.epsilon_high
-    if algorithm.delta is not None and 1 < algorithm.delta <= upper:
-        expected = f"expected above 1 + epsilon_high = {upper:g}; below, it would be the upper clip"
-        nearest = "INTELLECT-2 uses 4; null turns it off"
-        yield problem_at(config, "algorithm.delta", expected, nearest, "algorithm.epsilon_high")
-    if algorithm.zero_variance_groups == "replace" and algorithm.max_replacements == 0:
-        expected = "zero_variance_groups=replace needs at least 1 try per slot"
-        related = "algorithm.zero_variance_groups"
-        yield problem_at(config, "algorithm.max_replacements", expected, "Its default is 4", related)
-
-
 def _learner_and_sync(config: Config) -> Iterator[Problem]:
     learner, generator = config.learner, config.generator
     if learner.dtype == "bfloat16" and learner.compute_dtype == "float32":
@@ -100,16 +84,6 @@ def _learner_and_sync(config: Config) -> Iterator[Problem]:
         expected = f"expected at most max_prompt_tokens + max_completion_tokens = {longest}, to fit an engine"
         related = ("generator.max_prompt_tokens", "generator.max_completion_tokens")
         yield problem_at(config, "weight_sync.canary_tokens", expected, "", *related)
-
-
-def _doubtful_algorithm(config: Config) -> Iterator[Problem]:
-    algorithm = config.algorithm
-    if algorithm.loss == "dr_grpo" and algorithm.scale_rewards in ("group", "batch"):
-        expected = "Dr.GRPO only centres rewards; dividing by a standard deviation brings back its bias"
-        yield problem_at(config, "algorithm.scale_rewards", expected, "auto is the published form")
-    if config.max_staleness and algorithm.importance_cap is None:
-        expected = f"with max_staleness={config.max_staleness}, tokens of older policies are not reweighted"
-        yield problem_at(config, "algorithm.importance_cap", expected, "Its default is 2.0", "max_staleness")
 
 
 def _doubtful_learner(config: Config) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from funicular.actors.errors import GroupFailed
+from funicular.actors.losses.presets import preset_of
 from funicular.actors.types import GenerationRequest, ScoredGroup
 from funicular.launch.accounts import Issue
 from funicular.launch.run import Run
@@ -39,5 +40,5 @@ def require_signal(run: Run, group: ScoredGroup) -> None:
         causes = {f"{v.status.value} {dict(v.details)}" for v in group.verdicts_G if v.reward is None}
         detail = f"{len(rewards)} valid of {len(group.rewards_G)} completions; {'; '.join(sorted(causes))[:500]}"
         raise GroupFailed("void", detail)
-    if run.config.algorithm.zero_variance_groups == "replace" and max(rewards) == min(rewards):
+    if preset_of(run.config.algorithm).zero_variance_groups == "replace" and max(rewards) == min(rewards):
         raise GroupFailed("zero_variance", f"every reward is {rewards[0]:g}", retry_task=False)

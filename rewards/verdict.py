@@ -30,17 +30,24 @@ def verdict(index: int, verification: Verification, outcomes: Mapping[str, Outco
             void = True
             details[name] = "returned None for this completion, but not for its whole group"
     numbers = []
-    for name, value in breakdown.items():
+    for name, value in gated(breakdown, config).items():
         weight = config.functions[name]
         if value is None or not weight:
             continue
         if _closed(config.gates.get(name), breakdown):
             details[f"{name} gate"] = f"closed: {config.gates[name]} is not above 0"
-            value = 0.0
         numbers.append(weight * value)
     return Verdict(
         reward=sum(numbers) if numbers and not void else None, breakdown=breakdown, status=status, details=details
     )
+
+
+def gated(breakdown: Mapping[str, float | None], config: RewardConfig) -> dict[str, float | None]:
+    """Each function's own number, 0 where its gate is closed, None where it does not apply."""
+    return {
+        name: 0.0 if value is not None and _closed(config.gates.get(name), breakdown) else value
+        for name, value in breakdown.items()
+    }
 
 
 def _closed(gate: str | None, breakdown: Mapping[str, float | None]) -> bool:

@@ -10,7 +10,7 @@ import ray
 import torch
 
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
-from funicular.actors.packing import StepPlan
+from funicular.actors.step_plan import StepPlan
 from funicular.actors.types import GroupPayload
 from funicular.actors.weights import Manifest
 

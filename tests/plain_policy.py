@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from funicular.actors.advantage import group_advantages
-from funicular.actors.aggregation import aggregation_of, reward_scale_of
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.loss import loss_from_tensors
+from funicular.actors.losses.presets import preset_of
 from funicular.actors.types import GroupPayload, ScoredGroup
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ def valid_rows(
     groups: Sequence[ScoredGroup], payloads: Mapping[str, GroupPayload], algorithm: AlgorithmConfig
 ) -> list[list[Row]]:
     """Rows of each group that are not void, with their advantages over the whole training batch."""
-    advantages = group_advantages([group.rewards_G for group in groups], reward_scale_of(algorithm))
+    advantages = group_advantages([group.rewards_G for group in groups], preset_of(algorithm).scale_rewards)
     out = []
     for group, advantages_G in zip(groups, advantages, strict=True):
         payload = payloads[group.group_id]
@@ -75,10 +75,10 @@ def update(
             _padded([row["old"] for row in rows]),
             torch.tensor([row["advantage"] for row in rows]),
             _padded(mask),
-            aggregation=aggregation_of(algorithm),
+            aggregation=preset_of(algorithm).aggregation,
             max_completion_tokens=max_completion_tokens,
-            epsilon_low=algorithm.epsilon_low,
-            epsilon_high=algorithm.epsilon_high,
+            epsilon_low=preset_of(algorithm).epsilon_low,
+            epsilon_high=preset_of(algorithm).epsilon_high,
             generator_logprobs=_padded([row["generator"] for row in rows]),
             importance_cap=algorithm.importance_cap,
         )

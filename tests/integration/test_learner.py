@@ -15,7 +15,7 @@ import xxhash
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.errors import RunStopped
 from funicular.actors.fingerprint import column_fingerprint, fingerprint
-from funicular.actors.packing import StepPlan, plan_step
+from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.types import GroupPayload, ScoredGroup
 from funicular.actors.weights import sampled_columns
 from tests import plain_policy

@@ -17,6 +17,7 @@ from funicular.actors.errors import LearnerLost, PayloadsLost, RunStopped
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.types import GroupPayload, ScoredGroup
 from funicular.actors.weights import Manifest, PublishedWeights
+from funicular.rewards.config import RewardConfig
 from tests.builders import make_group, make_payload
 from tests.tiny import make_tiny_model
 
@@ -67,6 +68,7 @@ async def test_a_learner_group_trains_publishes_dies_and_comes_back(local_ray: N
         model_folder=str(model),
         seed=0,
         use_gpu=False,
+        rewards=RewardConfig(),
     )
     await learners.start()
     initial = await learners.pack(0)

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from funicular.actors.aggregation import Normaliser
-from funicular.actors.loss import aggregation_weights, loss_from_tensors, policy_loss_terms
+from funicular.actors.loss import loss_from_tensors
+from funicular.actors.losses.segments import Segments
+from funicular.actors.losses.settings import LossSettings
+from funicular.actors.losses.token_losses import LossInputs, token_losses
 
 AGGREGATIONS = ["sequence", "token", "constant"]
 
@@ -15,8 +18,17 @@ AGGREGATIONS = ["sequence", "token", "constant"]
 def terms(logprob: float, advantage: float, **options: Any) -> tuple[float, float]:
     """Loss and gradient of one token whose old log-probability is 0, so that its ratio is exp(logprob)."""
     lp = torch.tensor([logprob], dtype=torch.float64, requires_grad=True)
-    options = {"epsilon_low": 0.2, "epsilon_high": 0.3} | options
-    loss = policy_loss_terms(lp, torch.zeros(1, dtype=torch.float64), torch.tensor([advantage]), **options)
+    inputs = {name: options.pop(name) for name in ("reference_logprobs", "generator_logprobs") if name in options}
+    loss = token_losses(
+        LossInputs(
+            logprobs=lp,
+            old_logprobs=torch.zeros(1, dtype=torch.float64),
+            advantages=torch.tensor([advantage]),
+            segments=Segments.of_lengths(torch.tensor([1])),
+            **inputs,
+        ),
+        LossSettings(**({"epsilon_low": 0.2, "epsilon_high": 0.3} | options)),
+    ).losses
     loss.sum().backward()
     assert lp.grad is not None
     return float(loss.detach()), float(lp.grad)
@@ -46,15 +58,20 @@ def test_delta_caps_the_ratio_of_negative_advantages() -> None:
 
 
 def test_a_delta_inside_the_upper_clip_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"delta: got 1.2, expected more than 1 \+ epsilon_high"):
-        terms(0.0, 1.0, delta=1.2)
+    with pytest.raises(ValueError, match=r"delta: got 1.2, expected above 1 \+ epsilon_high"):
+        LossSettings(delta=1.2).check()
 
 
 def test_importance_weights_multiply_the_policy_term_and_not_the_kl() -> None:
-    weights, reference = torch.tensor([0.5]), torch.tensor([0.7], dtype=torch.float64)
+    halved = {
+        "generator_logprobs": torch.tensor([math.log(2)], dtype=torch.float64),
+        "importance_correction": "token_truncate",
+        "importance_cap": 2.0,
+    }
+    reference = torch.tensor([0.7], dtype=torch.float64)
     _, plain = terms(0.0, 2.0)
     _, kl_alone = terms(0.0, 0.0, reference_logprobs=reference, beta=0.1)
-    _, both = terms(0.0, 2.0, importance_weights=weights, reference_logprobs=reference, beta=0.1)
+    _, both = terms(0.0, 2.0, reference_logprobs=reference, beta=0.1, **halved)
     assert both == pytest.approx(0.5 * plain + kl_alone, rel=1e-12)
 
 
@@ -75,16 +92,16 @@ def test_unbiased_k3_has_the_gradient_of_the_reverse_kl() -> None:
         return torch.autograd.grad(loss, logits)[0]
 
     def estimated(kind: str) -> torch.Tensor:
-        losses = policy_loss_terms(
-            logits.log_softmax(0),
-            old,
-            torch.zeros(40, dtype=torch.float64),
-            epsilon_low=0.2,
-            epsilon_high=0.2,
-            reference_logprobs=reference,
-            beta=1.0,
-            kl_estimator=kind,  # type: ignore[arg-type]
-        )
+        losses = token_losses(
+            LossInputs(
+                logprobs=logits.log_softmax(0),
+                old_logprobs=old,
+                advantages=torch.zeros(40, dtype=torch.float64),
+                segments=Segments.of_lengths(torch.ones(40, dtype=torch.int64)),
+                reference_logprobs=reference,
+            ),
+            LossSettings(beta=1.0, kl_estimator=kind),  # type: ignore[arg-type]
+        ).losses
         return gradient((old.exp() * losses).sum())
 
     policy = logits.log_softmax(0)
@@ -100,12 +117,18 @@ def test_beta_needs_a_reference() -> None:
 
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
-    [("sequence", [1 / 8, 1 / 24, 0.0]), ("token", [1 / 20, 1 / 20, 0.0]), ("constant", [1 / 40, 1 / 40, 0.0])],
+    [
+        ("sequence", [1 / 8, 1 / 24, 0.0]),
+        ("token", [1 / 20, 1 / 20, 0.0]),
+        ("constant", [1 / 40, 1 / 40, 0.0]),
+        ("sequence_sum", [1 / 4, 1 / 4, 0.0]),
+        ("prompt", [1 / 36, 1 / 36, 0.0]),
+    ],
 )
 def test_each_aggregation_has_its_weight_and_empty_rows_stay_rows(aggregation: Any, expected: list[float]) -> None:
-    normaliser = Normaliser(aggregation=aggregation, rows=4, tokens=20, max_completion_tokens=10)
-    got = aggregation_weights(torch.tensor([2, 6, 0]), normaliser)
-    assert got.tolist() == pytest.approx(expected, rel=1e-12)
+    normaliser = Normaliser(aggregation=aggregation, rows=4, tokens=20, groups=3, max_completion_tokens=10)
+    got = [normaliser.token_weight(n, group_tokens=12) for n in (2, 6, 0)]
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 def make_batch(rows: int = 6, width: int = 7, seed: int = 0) -> dict[str, Any]:
@@ -209,7 +232,7 @@ def test_importance_weights_are_truncated_and_detached() -> None:
     ("options", "message"),
     [
         ({"aggregation": "constant", "max_completion_tokens": None}, "max_completion_tokens"),
-        ({"aggregation": "token", "generator_logprobs": None}, "importance_cap: got 1.2"),
+        ({"aggregation": "token", "generator_logprobs": None}, "token_truncate without generator"),
         ({"aggregation": "token", "mask": torch.ones(6, 8)}, r"mask: got shape \(6, 8\)"),
     ],
 )

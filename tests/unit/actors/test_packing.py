@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from funicular.actors.advantage import group_advantages
 from funicular.actors.config import AlgorithmConfig
-from funicular.actors.packing import PlannedRow, StepPlan, plan_step
+from funicular.actors.packing import PlannedRow
+from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.types import ScoredGroup
 from tests.builders import make_group
 

@@ -1,0 +1,14 @@
+"""SAPO: a smooth gate in place of a clip."""
+
+from __future__ import annotations
+
+import torch
+
+
+def sapo(ratio: torch.Tensor, advantages: torch.Tensor, *, tau_positive: float, tau_negative: float) -> torch.Tensor:
+    """sigmoid(tau (r - 1)) 4 / tau A of each token, (N,); arXiv 2511.20347.
+
+    tau is `tau_positive` where the advantage is above 0, else `tau_negative`. At r = 1 the gradient is A.
+    """
+    tau = torch.where(advantages > 0, tau_positive, tau_negative).to(ratio.dtype)
+    return torch.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages

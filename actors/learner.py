@@ -9,7 +9,6 @@ Every rank makes the same collectives in the same order, whatever rows it has (p
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import resource
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funicular.actors import deepspeed_engine, hf_export, lora, weight_packing
+from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, weight_packing
 from funicular.actors.collate import Batch, collate, token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.entropy_cut import EntropyCut, agree_on_cut
@@ -29,6 +28,7 @@ from funicular.actors.head import refuse_adapted_head
 from funicular.actors.losses.kl import kl_to_go
 from funicular.actors.losses.presets import kl_in_reward, loss_settings, needs_reference, preset_of
 from funicular.actors.losses.token_losses import LossInputs, token_losses
+from funicular.actors.model_identity import model_digest
 from funicular.actors.packing import MicroBatch
 from funicular.actors.payload_fetch import fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
@@ -38,9 +38,6 @@ from funicular.actors.step_sums import StepSums
 from funicular.actors.types import GroupPayload, KlScore, StepResult
 from funicular.actors.weights import Canary, Manifest
 from funicular.cluster.rendezvous import free_address
-
-_STATE_FILE = "learner.json"
-_TAG = "state"
 
 
 class LearnerRank:
@@ -175,32 +172,16 @@ class LearnerRank:
         )
 
     def save(self, folder: str) -> None:
-        """Write parameters, optimizer, scheduler and random state into a folder that all ranks share."""
-        path = Path(folder)
-        self._engine.save_checkpoint(folder, tag=_TAG, exclude_frozen_parameters=self._lora is not None)
-        torch.save(torch.get_rng_state(), path / f"random_rank{self._rank}.pt")
-        if self._rank == 0:
-            (path / _STATE_FILE).write_text(json.dumps(self._shape()) + "\n")
-        torch.distributed.barrier()
+        """Write parameters, optimizer, schedule and random state into a folder that all ranks share."""
+        learner_state.save(Path(folder), self._engine, self._identity(), self._place(), sections={})
 
     def load(self, folder: str) -> None:
-        """Continue from what `save` wrote.
+        """Continue from what `save` wrote, by any number of ranks and at any ZeRO stage.
 
         Raises:
-            ValueError: it was saved by another number of ranks, ZeRO stage, optimizer, type or LoRA rank.
+            ValueError: it was saved with another optimizer, other adapters or another model.
         """
-        path = Path(folder)
-        saved = json.loads((path / _STATE_FILE).read_text())
-        for key, value in self._shape().items():
-            if saved[key] != value:
-                raise ValueError(
-                    f"learner.{key}: the checkpoint {folder} was saved with {saved[key]!r}, this run has {value!r}; "
-                    f"set learner.{key}={saved[key]} to continue it, or start from its exported model"
-                )
-        loaded, _ = self._engine.load_checkpoint(folder, tag=_TAG, load_module_strict=self._lora is None)
-        if loaded is None:
-            raise ValueError(f"{folder}: DeepSpeed found no checkpoint in {path / _TAG}")
-        torch.set_rng_state(torch.load(path / f"random_rank{self._rank}.pt"))
+        learner_state.load(Path(folder), self._engine, self._identity(), self._place())
 
     def export(self, folder: str) -> None:
         """Write the model in Hugging Face format, adapters merged, and besides in `adapter/`."""
@@ -223,16 +204,17 @@ class LearnerRank:
     def _causal_lm(self) -> Any:
         return self._engine.module.causal_lm
 
-    def _shape(self) -> dict[str, Any]:
-        """What a checkpoint can only be loaded into."""
+    def _place(self) -> learner_state.Place:
+        return learner_state.Place(rank=self._rank, ranks=self._world_size, device=self._device)
+
+    def _identity(self) -> learner_state.Identity:
         config = self._config
-        return {
-            "ranks": self._world_size,
-            "zero_stage": config.zero_stage,
-            "dtype": config.dtype,
-            "optimizer": config.optimizer,
-            "lora_rank": config.lora_rank,
-        }
+        keys = ("optimizer", "lora_rank", *(("lora_alpha", "lora_targets") if config.lora_rank else ()))
+        return learner_state.Identity(
+            fixed={f"learner.{key}": getattr(config, key) for key in keys},
+            model=model_digest(self._model_folder),
+            model_folder=str(self._model_folder),
+        )
 
     def _load_policy(self) -> PolicyModel:
         causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype)).to(self._device)

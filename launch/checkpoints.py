@@ -1,6 +1,6 @@
 """Checkpoints: folders `checkpoints/step_000010/` whose manifest is written last. Without one they do not exist.
 
-learner/        what DeepSpeed saves: parameters, optimizer, scheduler, random state, one set per rank
+learner/        parameters, optimizer, schedule, random state, by name (`actors/learner_state.py`)
 state.json      step, position of the accounts, first evaluation
 manifest.json   every file with size and sha256; written last
 """
@@ -19,7 +19,8 @@ from typing import Any
 
 from funicular.launch.accounts import Position
 
-FORMAT = 1
+FORMAT = 2
+"""1 had the learner in DeepSpeed's own files, one set for each rank."""
 
 
 class CheckpointError(ValueError):
@@ -119,7 +120,11 @@ def read_snapshot(path: Path) -> Snapshot:
         raise CheckpointError(f"{path}: no manifest.json; not a complete checkpoint")
     manifest = json.loads(manifest_path.read_text())
     if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{manifest_path}: format {manifest['format']}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{manifest_path}: format {manifest['format']}, this version reads {FORMAT}; finish that run with the "
+            "version that wrote it, or begin a new run (another name=... or run_dir=...) from its exported model "
+            "(model.path)"
+        )
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != expected["size"]:

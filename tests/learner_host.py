@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 
+from funicular.actors.advantages.batch import KlScores
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.step_plan import StepPlan
 from funicular.actors.types import GroupPayload
@@ -68,12 +69,27 @@ class Hosts:
 
     def step(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> dict[str, float]:
         """Fetch and train; the step's metrics."""
+        self._fetch(plan, payloads)
+        return self._train(plan)
+
+    def score_and_step(
+        self, scoring: StepPlan, payloads: Mapping[str, GroupPayload], plan: Callable[[KlScores], StepPlan]
+    ) -> dict[str, float]:
+        """Fetch, take the KL to the reference policy, plan with it and train; the step's metrics."""
+        self._fetch(scoring, payloads)
+        calls = [actor.call.remote("score", rank) for actor, rank in zip(self._actors, scoring.ranks, strict=True)]
+        scores = ray.get(calls, timeout=180)
+        return self._train(plan({row: score for of_rank in scores for row, score in of_rank.items()}))
+
+    def _fetch(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> None:
         refs = {group_id: [ray.put(payload)] for group_id, payload in payloads.items()}
         fetches = [
             actor.call.remote("fetch", {group_id: refs[group_id] for group_id in rank.group_ids})
             for actor, rank in zip(self._actors, plan.ranks, strict=True)
         ]
         assert ray.get(fetches, timeout=60) == [()] * len(self._actors)
+
+    def _train(self, plan: StepPlan) -> dict[str, float]:
         steps = [actor.call.remote("step", rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
         results = ray.get(steps, timeout=180)
         assert all(result.metrics.keys() == results[0].metrics.keys() for result in results)

@@ -97,6 +97,9 @@ class AlgorithmConfig:
     """Rollout groups in one training batch, which makes one policy version."""
     optimizer_batches: int = 1
     """Optimizer steps that a training batch is cut into, by whole groups."""
+    num_iterations: int = 1
+    """Passes over the training batch, each of optimizer_batches optimizer steps: mu of the GRPO paper. Old
+    log-probabilities are those before the first step of the first pass."""
     epsilon_low: float | None = None
     """Lower clip: the ratio is clipped at 1 - epsilon_low; null: the preset's (0.2 for grpo)."""
     epsilon_high: float | None = None
@@ -123,6 +126,10 @@ class AlgorithmConfig:
     kl_estimator: Literal["k1", "k2", "k3", "k3_unbiased"] = "k3"
     """k1 (only in a reward), k2, k3 (DeepSeekMath), or the ratio times k3 (DeepSeek-V3.2 eq. 7), whose gradient is the
     reverse KL's."""
+    reference_refresh_steps: int = 0
+    """Training steps between refreshes of the reference policy (TR-DPO); 0: it stays the initial policy."""
+    reference_mixup: float = 1.0
+    """Part of the policy in a refreshed reference policy: reference <- mixup policy + (1 - mixup) reference."""
     kl_in: Literal["loss", "reward", "token_reward"] = "loss"
     """loss: added to each token's loss. reward: k1 summed over the completion is taken from its reward before the
     baseline (RLOO). token_reward: taken from each token's reward, and advantages are returns to go (REINFORCE++)."""
@@ -177,28 +184,46 @@ class LearnerConfig:
     """Type of matrix products; bfloat16 over float32 parameters is autocast."""
     head_dtype: Literal["auto", "float32"] = "auto"
     """Type of the output head's products; auto: compute_dtype. float32 costs time and no memory."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """torch.optim class."""
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = "adamw"
+    """torch.optim class. adafactor and muon look at whole matrices: zero_stage 0 only. muon updates the matrices of
+    hidden layers, AdamW with the same learning rate the rest."""
     learning_rate: float = 1e-6
-    """After warm-up; constant."""
+    """Highest learning rate, reached after warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after warm-up, over the max_steps x optimizer_batches x num_iterations optimizer steps."""
     warmup_steps: int = 0
-    """Optimizer steps of linear warm-up."""
+    """Optimizer steps of linear warm-up; the first has learning_rate / warmup_steps."""
+    decay_steps: int = 0
+    """Last optimizer steps, over which linear and cosine decay; before them the rate is constant. 0: all after
+    warm-up."""
+    min_lr_ratio: float = 0.0
+    """Where linear and cosine end: part of learning_rate."""
     adam_beta1: float = 0.9
     """AdamW's first-moment decay."""
     adam_beta2: float = 0.999
     """AdamW's second-moment decay."""
+    momentum: float | None = None
+    """Momentum of sgd and muon; null: 0 for sgd, 0.95 (Nesterov) for muon."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay of matrices, decoupled but for sgd. Biases, norms and DoRA magnitudes are never decayed."""
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this; 0: not clipped."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where ZeRO keeps optimizer state and master weights, and updates: the device, or its host's memory."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where ZeRO-3 keeps parameters (the reference policy's too) between their uses."""
     micro_batch_tokens: int = 4096
     """Padded tokens (rows x longest row) of one forward and backward pass; gradients accumulate over passes."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora_rank: int = 0
-    """LoRA rank; 0: full fine-tuning."""
+    """Rank of the adapters; 0: full fine-tuning."""
     lora_alpha: float = 32.0
-    """LoRA scaling numerator (alpha / rank)."""
+    """Scaling numerator of the adapters (alpha / rank)."""
+    lora_rslora: bool = False
+    """Scale adapters by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    adapter: Literal["lora", "dora"] = "lora"
+    """Kind of adapter when lora_rank is above 0; dora (arXiv 2402.09353) learns the length of each row besides."""
     lora_targets: str = "all-linear"
     """Modules that get adapters: all-linear, or names separated by commas."""
     cpu_threads: int = 0

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from funicular.actors.config import LearnerConfig
+from funicular.actors.optimizers import make_optimizer
+from funicular.actors.schedules import make_schedule
 
 # DeepSpeed's defaults of 5e8 elements are made for GPUs; on a CPU they cost gigabytes and time.
 _CPU_SIZES = {
@@ -53,45 +55,58 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, *, time
     return torch.device("cuda:0" if on_gpu else "cpu")
 
 
-def make_engine(policy: torch.nn.Module, config: LearnerConfig, device: torch.device) -> Any:
+def make_engine(policy: Any, config: LearnerConfig, device: torch.device, total_steps: int | None) -> Any:
     """Wrap the policy. Gradients are summed by `backward`, applied by `apply_gradients`.
 
+    Args:
+        policy: a PolicyModel.
+        total_steps: optimizer steps of the whole run, for a schedule that ends with it.
+
     Raises:
-        ValueError: bfloat16 parameters without ZeRO.
+        ValueError: bfloat16 parameters, offload or an optimizer that this ZeRO stage cannot have, or a schedule that
+            decays without `total_steps`.
     """
-    if config.dtype == "bfloat16" and config.zero_stage == 0:
-        raise ValueError(
-            "learner.zero_stage: got 0 with learner.dtype=bfloat16, for which DeepSpeed would sum gradients in "
-            "bfloat16; set learner.zero_stage=1, which costs nothing more, or learner.dtype=float32"
-        )
+    _check_stage(config)
     import deepspeed
 
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-        )
-    else:
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    warmup = max(1, config.warmup_steps)
     engine, *_ = deepspeed.initialize(
         model=policy,
-        optimizer=optimizer,
-        lr_scheduler=lambda base: torch.optim.lr_scheduler.LambdaLR(base, lambda s: min(1.0, (s + 1) / warmup)),
+        optimizer=make_optimizer(policy, config),
+        lr_scheduler=lambda optimizer: make_schedule(optimizer, config, total_steps),
         config=_deepspeed_config(config, device),
         dist_init_required=False,
     )
     return engine
 
 
+def make_frozen_engine(model: torch.nn.Module, config: LearnerConfig, device: torch.device) -> Any:
+    """Partition a model that is not trained, by ZeRO-3: each rank then holds its share. No optimizer, no gradients."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(model=model, config=_deepspeed_config(config, device), dist_init_required=False)
+    return engine
+
+
+def _check_stage(config: LearnerConfig) -> None:
+    stage = config.zero_stage
+    if config.dtype == "bfloat16" and stage == 0:
+        raise ValueError(
+            "learner.zero_stage: got 0 with learner.dtype=bfloat16, for which DeepSpeed would sum gradients in "
+            "bfloat16; set learner.zero_stage=1, which costs nothing more, or learner.dtype=float32"
+        )
+    if config.offload_optimizer != "none" and stage == 0:
+        raise ValueError("learner.offload_optimizer: without ZeRO nothing is offloaded; set learner.zero_stage=1 to 3")
+    if config.offload_parameters != "none" and stage < 3:
+        raise ValueError(f"learner.offload_parameters: ZeRO stage {stage} keeps parameters; set learner.zero_stage=3")
+
+
 def _deepspeed_config(config: LearnerConfig, device: torch.device) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": device.type == "cuda"}
     if device.type == "cpu":
         zero |= _CPU_SIZES
+    for key, place in (("offload_optimizer", config.offload_optimizer), ("offload_param", config.offload_parameters)):
+        if place != "none":
+            zero[key] = {"device": place, "pin_memory": device.type == "cuda"}
     out: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # only names of things here: `backward` is told not to divide
         "gradient_accumulation_steps": 1,
@@ -99,7 +114,7 @@ def _deepspeed_config(config: LearnerConfig, device: torch.device) -> dict[str, 
         "gradient_clipping": config.max_grad_norm,  # unset, it would be 1.0
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
+        "zero_force_ds_cpu_optimizer": False,  # with offload it would insist on its own Adam, compiled on the spot
     }
     if config.dtype == "bfloat16":
         out["bf16"] = {"enabled": True}
@@ -128,14 +143,18 @@ def apply_gradients(engine: Any) -> float:
     return float(engine.get_global_grad_norm())
 
 
-def gathered(parameters: Iterable[torch.nn.Parameter]) -> AbstractContextManager[Any]:
-    """Make whole the parameters that ZeRO-3 has partitioned; a collective. Nothing to do for the other stages."""
+def gathered(parameters: Iterable[torch.nn.Parameter], *, writes: bool = False) -> AbstractContextManager[Any]:
+    """Make whole the parameters that ZeRO-3 has partitioned; a collective. Nothing to do for the other stages.
+
+    Args:
+        writes: what rank 0 has written into them stays, on all ranks.
+    """
     parameters = list(parameters)
     if not any(hasattr(p, "ds_id") for p in parameters):
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(parameters)
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if writes else None)
 
 
 def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from funicular.actors.deepspeed_engine import gathered
-from funicular.actors.lora import is_adapter_parameter, saved_name
+from funicular.actors.lora import trained_parts
 from funicular.actors.weight_packing import Weight, cut_buckets
 
 _SHARD_BYTES = 4 << 30
@@ -83,11 +83,10 @@ def _write_adapter(causal_lm: Any, lora: Any, folder: Path, *, writes: bool) -> 
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in causal_lm.named_parameters():
-        if is_adapter_parameter(name):
-            with gathered([parameter]):
-                if writes:
-                    tensors[saved_name(name)] = parameter.detach().to("cpu", copy=True).contiguous()
+    for name, parameter in trained_parts(causal_lm).items():
+        with gathered([parameter]):
+            if writes:
+                tensors[name] = parameter.detach().to("cpu", copy=True).contiguous()
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         lora.save_pretrained(folder)

@@ -32,12 +32,18 @@ from funicular.actors.model_identity import model_digest
 from funicular.actors.packing import MicroBatch
 from funicular.actors.payload_fetch import fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
+from funicular.actors.reference import Reference, make_reference
 from funicular.actors.row_scores import RowScores
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.step_sums import StepSums
 from funicular.actors.types import GroupPayload, KlScore, StepResult
 from funicular.actors.weights import Canary, Manifest
 from funicular.cluster.rendezvous import free_address
+
+_REFERENCE = "reference"
+"""Section of a checkpoint."""
+_ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora")
+"""Of `learner`; they must stay when a checkpoint is continued."""
 
 
 class LearnerRank:
@@ -46,6 +52,7 @@ class LearnerRank:
     Args:
         model_folder: the initial policy, which is the reference policy too.
         seed: initialises adapters.
+        optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class LearnerRank:
         temperature: float,
         model_folder: str,
         seed: int,
+        optimizer_steps: int | None = None,
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -66,12 +74,13 @@ class LearnerRank:
         self._temperature = temperature
         self._model_folder = Path(model_folder)
         self._seed = seed
+        self._optimizer_steps = optimizer_steps
         self._settings = loss_settings(algorithm)
         self._settings.check()
         self._payloads: dict[str, GroupPayload] = {}
         self._before = RowScores()
         self._lora: Any = None
-        self._reference: PolicyModel | None = None
+        self._reference: Reference | None = None
         self._device = torch.device("cpu")
         self._engine: Any = None
         self._special_tokens: list[int] = []
@@ -96,15 +105,16 @@ class LearnerRank:
         )
         policy = self._load_policy()
         if config.lora_rank:
-            self._lora = lora.add_adapters(policy.causal_lm, config, self._seed)
+            refreshed = needs_reference(self._algorithm) and self._algorithm.reference_refresh_steps > 0
+            self._lora = lora.add_adapters(policy.causal_lm, config, self._seed, with_reference=refreshed)
             refuse_adapted_head(policy.causal_lm)
-        elif needs_reference(self._algorithm):
-            self._reference = self._load_policy().requires_grad_(False)
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(policy.causal_lm)
         parameters = sum(p.numel() for p in policy.parameters())
         trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-        self._engine = deepspeed_engine.make_engine(policy, config, self._device)
+        self._engine = deepspeed_engine.make_engine(policy, config, self._device, self._optimizer_steps)
+        if needs_reference(self._algorithm):
+            self._reference = make_reference(self._engine, self._algorithm, config, self._device, self._load_policy)
         self._special_tokens = _special_tokens(self._model_folder)
         return {
             "rank": self._rank,
@@ -145,13 +155,16 @@ class LearnerRank:
         learning_rate = self._engine.get_lr()[0]
         self._score_before_updates(plan, sums)
         norms = []
-        for index, micro_batches in enumerate(plan.optimizer_batches):
+        passes = list(enumerate(plan.optimizer_batches)) * self._algorithm.num_iterations
+        for index, micro_batches in passes:
             if not micro_batches:  # on all ranks: nothing to learn
                 continue
             learning_rate = self._engine.get_lr()[0]
             norms.append(self._optimizer_batch(micro_batches, self._cut(micro_batches, plan, index), sums))
         self._payloads, self._before = {}, RowScores()
-        metrics = sums.metrics(optimizer_batches=len(plan.optimizer_batches), peak_memory_bytes=_peak_memory())
+        if self._reference is not None:
+            self._reference.end_step()
+        metrics = sums.metrics(optimizer_batches=len(passes), peak_memory_bytes=_peak_memory())
         metrics |= {"policy/optimizer_steps": float(len(norms)), "policy/learning_rate": float(learning_rate)}
         if norms:
             metrics["policy/grad_norm"] = sum(norms) / len(norms)
@@ -172,8 +185,9 @@ class LearnerRank:
         )
 
     def save(self, folder: str) -> None:
-        """Write parameters, optimizer, schedule and random state into a folder that all ranks share."""
-        learner_state.save(Path(folder), self._engine, self._identity(), self._place(), sections={})
+        """Write parameters, optimizer, schedule, reference policy and random state into a folder that ranks share."""
+        sections = {_REFERENCE: self._reference.state()} if self._reference else {}
+        learner_state.save(Path(folder), self._engine, self._identity(), self._place(), sections)
 
     def load(self, folder: str) -> None:
         """Continue from what `save` wrote, by any number of ranks and at any ZeRO stage.
@@ -182,6 +196,8 @@ class LearnerRank:
             ValueError: it was saved with another optimizer, other adapters or another model.
         """
         learner_state.load(Path(folder), self._engine, self._identity(), self._place())
+        if self._reference is not None:
+            self._reference.load_state(learner_state.Section(Path(folder), _REFERENCE))
 
     def export(self, folder: str) -> None:
         """Write the model in Hugging Face format, adapters merged, and besides in `adapter/`."""
@@ -198,7 +214,7 @@ class LearnerRank:
     def close(self) -> None:
         """Give up the engine's memory. The process group stays until the process ends."""
         self._engine.destroy()
-        self._engine = None
+        self._engine = self._reference = None
 
     @property
     def _causal_lm(self) -> Any:
@@ -209,7 +225,7 @@ class LearnerRank:
 
     def _identity(self) -> learner_state.Identity:
         config = self._config
-        keys = ("optimizer", "lora_rank", *(("lora_alpha", "lora_targets") if config.lora_rank else ()))
+        keys = ("optimizer", "lora_rank", *(_ADAPTER_KEYS if config.lora_rank else ()))
         return learner_state.Identity(
             fixed={f"learner.{key}": getattr(config, key) for key in keys},
             model=model_digest(self._model_folder),
@@ -238,7 +254,8 @@ class LearnerRank:
         """Keep what the policy says before the first update, of all that needs it and was not scored yet.
 
         That is everything where entropies decide what is trained. Else the optimizer batches after the first update:
-        the one that is updated first needs nothing, because its own forward pass gives the same numbers.
+        the one that is updated first needs nothing, because its own forward pass gives the same numbers. With several
+        passes over the batch, it keeps them.
         """
         wanted = [index for index, micro_batches in enumerate(plan.optimizer_batches) if micro_batches]
         if self._algorithm.top_entropy_quantile == 1:
@@ -260,16 +277,12 @@ class LearnerRank:
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> torch.Tensor | None:
-        if not needs_reference(self._algorithm):
+        if self._reference is None:
             return None
         if kl_in_reward(self._algorithm) and self._before.complete:  # on all ranks, those without rows too
             return self._before.reference(batch)
-        if self._reference is not None:
-            return self._score(self._reference, batch, self._temperature)[0]
-        lora.switch_adapters(self._causal_lm, on=False)
-        logprobs, _ = self._score(self._engine, batch, self._temperature)
-        lora.switch_adapters(self._causal_lm, on=True)
-        return logprobs
+        with self._reference.scoring() as model:
+            return self._score(model, batch, self._temperature)[0]
 
     def _optimizer_batch(self, micro_batches: tuple[MicroBatch, ...], cut: EntropyCut, sums: StepSums) -> float:
         """Sum the gradients of all micro-batches and apply them. Returns the gradient's norm before clipping."""
@@ -294,12 +307,14 @@ class LearnerRank:
         logprobs, entropy = self._score(self._engine, batch, self._temperature)
         before = self._before.old(batch)
         learner = logprobs.detach() if before is None else before
+        bypass = preset_of(self._algorithm).old_logprobs == "generator"
+        if before is None and not bypass and self._algorithm.num_iterations > 1:  # the first optimizer batch
+            self._before.put(batch, old=logprobs, entropies=entropy)
         advantages = batch.advantages
         if batch.kl_weight and reference is not None:
             advantages = advantages + (batch.kl_weight * kl_to_go(learner - reference, batch.segments)).float()
         entropies_before = self._before.entropies(batch)
         in_policy_term = cut.keeps(entropy.detach() if entropies_before is None else entropies_before)
-        bypass = preset_of(self._algorithm).old_logprobs == "generator"
         terms = token_losses(
             LossInputs(
                 logprobs=logprobs,

@@ -39,6 +39,7 @@ class LearnerGroup:
         model_folder: the initial policy, readable on every node.
         seed: initialises adapters.
         use_gpu: one GPU for each rank.
+        optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         rewards: names, weights and gates of the reward functions.
     """
 
@@ -54,6 +55,7 @@ class LearnerGroup:
         model_folder: str,
         seed: int,
         use_gpu: bool,
+        optimizer_steps: int | None = None,
         rewards: RewardConfig,
     ) -> None:
         self._config = config
@@ -65,6 +67,7 @@ class LearnerGroup:
         self._model_folder = model_folder
         self._seed = seed
         self._use_gpu = use_gpu
+        self._optimizer_steps = optimizer_steps
         self._rewards = rewards
         self._actors: list[Any] = []
 
@@ -168,6 +171,7 @@ class LearnerGroup:
             temperature=self._temperature,
             model_folder=self._model_folder,
             seed=self._seed,
+            optimizer_steps=self._optimizer_steps,
         )
 
     @property

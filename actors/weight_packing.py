@@ -41,7 +41,7 @@ class Weight:
     @property
     def parts(self) -> list[torch.nn.Parameter]:
         """What must be gathered before `value`."""
-        return [self.parameter, *((self.adapter.a, self.adapter.b) if self.adapter else ())]
+        return [self.parameter, *(self.adapter.parts if self.adapter else ())]
 
     def value(self) -> torch.Tensor:
         """The tensor, adapters merged in float32."""

@@ -76,6 +76,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         seed=config.seed,
         use_gpu=use_gpu,
         rewards=config.reward,
+        optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
     )
     await asyncio.gather(generators.start(), learners.start())
     iterator = prepared.tasks.iterator(config.seed)

@@ -10,6 +10,7 @@ from funicular.launch.algorithm_checks import algorithm_problems, doubtful_algor
 from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
+from funicular.launch.learner_checks import learner_problems, learner_warnings
 from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
 from funicular.launch.reward_checks import reward_problems
@@ -31,13 +32,14 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *reward_problems(config.reward, folder),
         *sandbox_problems(config),
         *algorithm_problems(config),
-        *_learner_and_sync(config),
+        *learner_problems(config),
+        *_sync(config),
     ]
 
 
 def warn(config: Config) -> list[Problem]:
     """What is possible, but probably not meant."""
-    return [*doubtful_algorithm(config), *_doubtful_learner(config)]
+    return [*doubtful_algorithm(config), *_doubtful_learner(config), *learner_warnings(config)]
 
 
 def _out_of_range(config: Config) -> Iterator[Problem]:
@@ -64,21 +66,8 @@ def _run(config: Config) -> Iterator[Problem]:
         yield problem_at(config, "cluster.address", expected, did_you_mean(address, ["auto", "local"]))
 
 
-def _learner_and_sync(config: Config) -> Iterator[Problem]:
-    learner, generator = config.learner, config.generator
-    if learner.dtype == "bfloat16" and learner.compute_dtype == "float32":
-        expected = "parameters in bfloat16 are not multiplied in float32"
-        nearest = "Set learner.compute_dtype=bfloat16, or learner.dtype=float32"
-        yield problem_at(config, "learner.compute_dtype", expected, nearest, "learner.dtype")
-    if learner.dtype == "bfloat16" and learner.zero_stage == 0:
-        expected = "DeepSpeed would sum gradients in bfloat16: expected 1, 2 or 3 with learner.dtype=bfloat16"
-        yield problem_at(config, "learner.zero_stage", expected, "Set learner.zero_stage=1", "learner.dtype")
-    if learner.lora_rank and not all(target.strip() for target in learner.lora_targets.split(",")):
-        expected = "expected all-linear, or names of modules separated by commas"
-        yield problem_at(config, "learner.lora_targets", expected, "", "learner.lora_rank")
-    if learner.lora_rank and "lm_head" in re.split(r"[\s,.]+", learner.lora_targets):
-        expected = "the output head takes no adapters: the learner multiplies it tile by tile"
-        yield problem_at(config, "learner.lora_targets", expected, "all-linear leaves it out", "learner.lora_rank")
+def _sync(config: Config) -> Iterator[Problem]:
+    generator = config.generator
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     if config.weight_sync.canary_tokens > longest:
         expected = f"expected at most max_prompt_tokens + max_completion_tokens = {longest}, to fit an engine"

@@ -31,20 +31,37 @@ class Host:
 
         return free_address()
 
-    def begin(self, address: tuple[str, int], config: LearnerConfig, algorithm: AlgorithmConfig, model: str) -> Any:
+    def begin(
+        self,
+        address: tuple[str, int],
+        config: LearnerConfig,
+        algorithm: AlgorithmConfig,
+        model: str,
+        optimizer_steps: int | None,
+    ) -> Any:
         """Replace the rank by one with this configuration."""
         from funicular.actors.learner import LearnerRank
 
         if self._learner is not None:
             self._learner.close()
         self._learner = LearnerRank(
-            *self._place, config, algorithm, temperature=TEMPERATURE, model_folder=model, seed=0
+            *self._place,
+            config,
+            algorithm,
+            temperature=TEMPERATURE,
+            model_folder=model,
+            seed=0,
+            optimizer_steps=optimizer_steps,
         )
         return self._learner.start(*address)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the rank."""
         return getattr(self._learner, method)(*arguments)
+
+    def run(self, function: Any, *arguments: Any) -> Any:
+        """Call a function with the rank, None before `begin`."""
+        return function(self._learner, *arguments)
 
     def pack(self, *arguments: Any) -> list[np.ndarray | Manifest]:
         """All that `pack_weights` yields."""
@@ -60,12 +77,18 @@ class Hosts:
         self._actors = [actor.remote(rank, world_size) for rank in range(world_size)]
         self._address = ray.get(self._actors[0].find_address.remote(), timeout=180)
 
-    def begin(self, config: LearnerConfig, algorithm: AlgorithmConfig, model: str) -> None:
-        self._each("begin", self._address, config, algorithm, model)
+    def begin(
+        self, config: LearnerConfig, algorithm: AlgorithmConfig, model: str, optimizer_steps: int | None = None
+    ) -> None:
+        self._each("begin", self._address, config, algorithm, model, optimizer_steps)
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of all ranks with the same arguments."""
         return self._each("call", method, *arguments)
+
+    def run(self, function: Any, *arguments: Any) -> list[Any]:
+        """Call a function in every host, with its rank of the learner and the same arguments."""
+        return self._each("run", function, *arguments)
 
     def step(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> dict[str, float]:
         """Fetch and train; the step's metrics."""

@@ -98,6 +98,25 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ),
         ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
         ({"learner__lora_rank": 8, "learner__lora_targets": "q_proj, lm_head"}, "learner.lora_targets", "all-linear"),
+        ({"learner__optimizer": "muon", "learner__zero_stage": 2}, "learner.optimizer", "learner.zero_stage=0"),
+        ({"learner__optimizer": "adafactor", "learner__zero_stage": 1}, "learner.optimizer", "flat pieces"),
+        ({"learner__momentum": 1.0, "learner__optimizer": "sgd"}, "learner.momentum", "below 1"),
+        ({"learner__min_lr_ratio": 2.0, "learner__schedule": "cosine"}, "learner.min_lr_ratio", "at most 1"),
+        ({"learner__offload_optimizer": "cpu"}, "learner.offload_optimizer", "learner.zero_stage=1, 2 or 3"),
+        (
+            {"learner__offload_parameters": "cpu", "learner__zero_stage": 2},
+            "learner.offload_parameters",
+            "expected learner.zero_stage=3",
+        ),
+        ({"learner__adapter": "dora"}, "learner.adapter", "learner.lora_rank=16"),
+        ({"learner__lora_rslora": True}, "learner.lora_rslora", "learner.lora_rank=16"),
+        (
+            {"learner__lora_rank": 8, "algorithm__reference_mixup": 0.6},
+            "algorithm.reference_mixup",
+            "not the factors of the mixture",
+        ),
+        ({"algorithm__reference_mixup": 0.0}, "algorithm.reference_mixup", "above 0 and at most 1"),
+        ({"algorithm__num_iterations": 0}, "algorithm.num_iterations", "at least 1"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
         (
@@ -199,6 +218,11 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
         ({"generator__dtype": "bfloat16"}, "generator.dtype"),
         ({"learner__micro_batch_tokens": 700}, "learner.micro_batch_tokens"),
         ({"max_staleness": 1, "algorithm__importance_cap": None}, "algorithm.importance_cap"),
+        ({"learner__momentum": 0.9}, "learner.momentum"),
+        ({"learner__decay_steps": 10}, "learner.decay_steps"),
+        ({"learner__min_lr_ratio": 0.1}, "learner.min_lr_ratio"),
+        ({"max_steps": 10, "learner__warmup_steps": 11}, "learner.warmup_steps"),
+        ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps"),
     ],
 )
 def test_what_is_probably_not_meant_is_a_warning_only(tmp_path: Path, values: dict[str, Any], key: str) -> None:

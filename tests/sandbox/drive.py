@@ -21,6 +21,7 @@ from funicular.rewards.sandbox.types import Level
 from tests.sandbox import benign, hostile
 from tests.sandbox.checks import checks_after, warm_up
 from tests.sandbox.judging import DEADLINE_S, can_run, judge_program, judge_together, open_sandbox, record
+from tests.sandbox.programs import RUN, RUN_VARIABLE
 from tests.sandbox.soak import drive_soak
 from tests.sandbox.surroundings import become_reaper, left_files, look, look_until, survivors
 
@@ -97,8 +98,9 @@ def _watch(arguments: argparse.Namespace) -> int:
     become_reaper()
     with tempfile.TemporaryDirectory(prefix="drive-") as folder:
         command = [sys.executable, "-m", "tests.sandbox.drive", *sys.argv[1:], "--inner"]
+        environment = {**os.environ, "TMPDIR": folder, RUN_VARIABLE: RUN}
         try:
-            status = subprocess.run(command, env={**os.environ, "TMPDIR": folder}, timeout=LONGEST_S).returncode
+            status = subprocess.run(command, env=environment, timeout=LONGEST_S).returncode
         except subprocess.TimeoutExpired:
             status = 124
         end = time.monotonic() + 5.0

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from funicular.rewards.sandbox.types import Level
+from tests.sandbox.programs import RUN, RUN_VARIABLE
 
 _ROOT = Path(__file__).parents[2]
 _SYSTEM_PYTHON = "/usr/bin/python3.11"
@@ -99,7 +100,8 @@ def run_drivers(
             python = sys.executable if user is User.OWN else _SYSTEM_PYTHON
             command = [python, "-m", "tests.sandbox.drive", *arguments, *options]
             path = str(_ROOT) if user is User.OWN else str(root)
-            variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(root), **(environment or {})}
+            variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(root), RUN_VARIABLE: RUN}
+            variables |= environment or {}
             drivers.append(subprocess.Popen(command, cwd=root, env=variables, stdin=subprocess.DEVNULL, **account))
             outs.append(out)
         statuses = [driver.wait(timeout=_LONGEST_S) for driver in drivers]

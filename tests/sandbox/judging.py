@@ -11,7 +11,7 @@ from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.sandbox import Sandbox
 from funicular.rewards.sandbox.slot.native import tool
 from funicular.rewards.sandbox.types import Judgement, Level, Program, TesterStyle, TesterTests
-from tests.sandbox.programs import BenignProgram, HostileProgram
+from tests.sandbox.programs import BenignProgram, HostileProgram, named
 
 DEADLINE_S = 90.0
 """Of one judgement, its wait included; a judge that hangs becomes an infra_error then."""
@@ -24,7 +24,7 @@ def open_sandbox(level: Level, slots: int) -> Sandbox:
 
 def judge_program(sandbox: Sandbox, program: BenignProgram | HostileProgram) -> Judgement:
     """Judge it by its own tests, within its own limits."""
-    judged = Program(source=program.source, language=program.language)
+    judged = Program(source=named(program.source), language=program.language)
     return sandbox.judge(judged, program.tests, limits=program.limits, deadline_s=DEADLINE_S)
 
 

@@ -5,6 +5,8 @@ Standard library and `funicular.rewards` only: the driver imports this under ano
 
 from __future__ import annotations
 
+import os
+import secrets
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +42,17 @@ PEER_SECRET = "peer-9b1c64d2a7f05e38"
 """Stands in the source and the input of the job that runs before: another completion's text."""
 PEER_PATTERN = "peer-[0-9a-f]{16}"
 
-BAIT = "funicular-bait"
+RUN_VARIABLE = "FUNICULAR_TESTS_RUN"
+RUN = os.environ.get(RUN_VARIABLE) or secrets.token_hex(4)
+"""In the names of what a run puts on the machine, so that two runs can share one. Drivers get it from the tests."""
+_BAIT, _LEFTOVER = "funicular-bait", "funicular-left"
+"""What programs write for the two names below: see `named`."""
+BAIT = f"{_BAIT}-{RUN}"
 """Name of what the tests put on the machine to be stolen or broken: an abstract socket, a folder in /tmp."""
 BAIT_FOLDER = f"/tmp/{BAIT}"
 BAIT_VARIABLE = "FUNICULAR_BAIT"
-BAIT_SHM_KEY = 0x46554E49
-LEFTOVER = "funicular-left"
+BAIT_SHM_KEY = 1 + int(RUN, 16) % 0x7FFFFFFE
+LEFTOVER = f"{_LEFTOVER}-{RUN}"
 """How the names of files begin that programs try to leave on the machine."""
 
 
@@ -84,6 +91,11 @@ class BenignProgram:
 def code(text: str) -> str:
     """Source that was written indented."""
     return textwrap.dedent(text).lstrip("\n")
+
+
+def named(source: str) -> str:
+    """The source as this run judges it: `funicular-bait` and `funicular-left` in it are this run's names."""
+    return source.replace(_BAIT, BAIT).replace(_LEFTOVER, LEFTOVER)
 
 
 def stdio(*pairs: tuple[str, str], **comparison: Any) -> StdioTests:

@@ -10,7 +10,8 @@ JSON alone keeps neither tuples, sets, bytes nor large integers apart, so values
     str with lone surrogates {"u": hex of UTF-8}
     an object that the candidate keeps (only between a tester and its candidate) {"h": reference}
 
-Types are compared with `type()`, so an object whose class derives from a plain one never passes for plain.
+Types are compared with `type()`, so an object whose class derives from a plain one never passes for plain. Two kinds
+become the plain data that they are: a named tuple its tuple, a member of an enumeration of integers or texts its value.
 Reading a line does work in proportion to its length, whatever it says. Slots import this: standard library only.
 """
 
@@ -21,6 +22,7 @@ import operator
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from itertools import accumulate, islice
 from typing import Any
 
@@ -88,16 +90,28 @@ def loads(line: bytes | bytearray) -> Any:
 
 
 def encode(value: Any, reference: Reference | None = None) -> Any:
-    """Turn plain data into what `dumps` takes. numpy scalars and arrays and the containers of `collections`
-    become the plain data that they hold.
+    """Turn plain data into what `dumps` takes. numpy scalars and arrays, the containers of `collections`, named tuples
+    and members of IntEnum and StrEnum become the plain data that they hold.
 
     Args:
-        reference: is given each value that is not plain; returns what stands for it, or raises NotPlain.
+        reference: is given each value that is not plain, named tuples and members included; returns what stands for
+            it, or raises NotPlain.
 
     Raises:
         NotPlain: a value of another type, deeper than `MAX_DEPTH` or with an integer above `MAX_INT_BITS`.
     """
     return _encode(value, 0, reference)
+
+
+def plain_of(value: Any) -> tuple[Any, ...] | int | str | None:
+    """The plain data that a named tuple or a member of an enumeration of integers or texts is; None: it is neither."""
+    if isinstance(value, tuple) and hasattr(type(value), "_fields"):
+        return tuple.__getitem__(value, slice(None))
+    if isinstance(value, Enum) and isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, Enum) and isinstance(value, str):
+        return str.__str__(value)
+    return None
 
 
 def decode(data: Any, reference: Reference | None = None) -> Any:
@@ -180,9 +194,16 @@ def _encode_other(value: Any, depth: int, reference: Reference | None) -> Any:
         return _encode(list(value), depth, reference)
     if module == "collections" and name in ("defaultdict", "OrderedDict", "Counter"):
         return _encode_dict(value, depth, reference)
+    plain = plain_of(value)
     if reference is not None:
-        return {"h": reference(value)}
-    raise NotPlain(name)
+        try:
+            return {"h": reference(value)}
+        except NotPlain:
+            if plain is None:
+                raise
+    if plain is None:
+        raise NotPlain(name)
+    return _encode(plain, depth, reference)
 
 
 def _hex(number: int) -> str:

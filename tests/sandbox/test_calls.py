@@ -196,19 +196,20 @@ def test_no_trick_on_the_call_channel_passes(slots: Slots, source: str, allowed:
 
 
 @pytest.mark.parametrize(
-    ("then", "outcome"),
+    ("then", "outcomes"),
     [
-        ("say('more\\n'); time.sleep(60)", Outcome.PROTOCOL),
-        ("os._exit(3)", Outcome.RUNTIME_ERROR),
-        ("os.abort()", Outcome.SIGNAL),
-        ("while True: pass", Outcome.CPU),
-        ("time.sleep(60)", Outcome.WALL),
+        # or the judge has seen enough, and nobody is there to listen
+        ("say('more\\n'); time.sleep(60)", {Outcome.PROTOCOL, Outcome.RUNTIME_ERROR}),
+        ("os._exit(3)", {Outcome.RUNTIME_ERROR}),
+        ("os.abort()", {Outcome.SIGNAL}),
+        ("while True: pass", OUT_OF_TIME),
+        ("time.sleep(60)", OUT_OF_TIME),
     ],
 )
-def test_what_follows_the_last_right_reply_counts_too(slots: Slots, then: str, outcome: Outcome) -> None:
+def test_what_follows_the_last_right_reply_counts_too(slots: Slots, then: str, outcomes: set[Outcome]) -> None:
     right = ASKED + "reply('16'); question(); reply('25'); question(); "
     judgement = slots.judge(f"{right}reply('36')\n{then}", calls(*SQUARES), limits=BRIEF)
-    assert judgement.outcome is outcome or {judgement.outcome, outcome} == OUT_OF_TIME
+    assert judgement.outcome in outcomes
     assert (judgement.tests_passed, judgement.tests_run) == (2, 3)
 
 

@@ -127,7 +127,7 @@ def test_two_jobs_draw_different_random_numbers() -> None:
 
 
 SOURCE = """
-import sys, collections
+import collections, enum, sys
 def double(x): return x * 2
 def grow(items, extra=1): items.append(extra)
 def numbers(n): yield from range(n)
@@ -141,6 +141,12 @@ def nested(): return [Node(1)]
 def adder(n): return lambda x: x + n
 async def later(): return 3
 value = [1, 2]
+class Level(enum.IntEnum): LOW = 1
+class Colour(enum.Enum): RED = 1
+Point = collections.namedtuple("Point", "x y")
+def point(*levels): return Point(1, [Level(n) for n in levels])
+def put(items): items.append(Point(1, 2))
+def colour(): return Colour.RED
 class Node:
     limit = 5
     def __init__(self, v): self.v = v
@@ -159,7 +165,7 @@ def test_a_candidate_announces_what_it_defines() -> None:
         ready = served.ready["ready"]
         assert {"double", "grow", "later"} <= set(ready["functions"])
         assert ready["coroutines"] == ["later"]
-        assert ready["classes"] == ["Node", "Solution"]
+        assert ready["classes"] == ["Level", "Colour", "Point", "Node", "Solution"]
         assert ready["exceptions"] == {"E": "KeyError"}
 
 
@@ -173,6 +179,9 @@ def test_a_candidate_announces_what_it_defines() -> None:
         ("forever", (), {"opaque": "generator"}),
         ("opaque", (), {"opaque": "module"}),
         ("nested", (), {"opaque": "Node"}),
+        ("Node", (1,), {"opaque": "Node"}),
+        ("point", (1,), {"value": {"t": [1, [1]]}}),
+        ("colour", (), {"opaque": "Colour"}),
         ("double", ("a" * (3 << 20),), {"opaque": "a message"}),
         ("fail", ("V", "no"), {"raised": "ValueError", "message": "no", "arguments": {"t": ["no"]}}),
         (
@@ -219,6 +228,19 @@ def test_an_object_stays_and_is_used_by_its_handle() -> None:
         assert served.ask("get", handle=9)["raised"] == "IndexError"
         added = served.ask("adder", 2, mutations=True)["handle"]
         assert served.ask("__call__", 3, handle=added)["value"] == 5
+
+
+def test_results_that_are_plain_data_with_names_stay_and_their_value_crosses() -> None:
+    with Served(SOURCE) as served:
+        named = {"h": [1, "Point", {"t": [1, [{"h": [0, "Level", 1]}]]}]}
+        assert served.ask("point", 1, mutations=True)["value"] == named
+        assert served.ask("__getattr__", "x", handle=1)["value"] == 1
+        assert served.ask("put", [], mutations=True)["args"] == {"t": [[{"h": [2, "Point", {"t": [1, 2]}]}]]}
+
+
+def test_a_constant_is_referred_to_without_its_value() -> None:
+    with Served(SOURCE) as served:
+        assert served.ask("__getattr__", "LOW", handle="Level", mutations=True)["value"] == {"h": [0, "Level"]}
 
 
 def test_a_handle_is_not_compared_by_the_candidate() -> None:

@@ -177,6 +177,22 @@ open("file", "w")
     assert run(slot, "import os\nprint(os.listdir('.'))").stdout == b"[]\n"
 
 
+def test_files_that_a_job_deleted_and_holds_count_at_l3_and_disturb_no_later_job(slot: SlotProcess) -> None:
+    """At L1 nobody sees them: a hole that docs/sandbox.md names."""
+    source = """
+import os
+for _ in range(40):
+    held = os.open("f", os.O_RDWR | os.O_CREAT)
+    os.unlink("f")
+    for _ in range(3): os.write(held, bytes(1 << 20))
+print(held)
+"""
+    report = run(slot, source, limits=replace(QUICK, cpu_s=5.0))
+
+    assert (report.outcome is Outcome.OK) is (slot.level is Level.L1), report
+    assert run(slot, "print(open('f', 'wb').write(bytes(1 << 20)))").stdout == b"1048576\n"
+
+
 def test_nothing_of_a_job_is_left_in_memory(slot: SlotProcess) -> None:
     secret = "FIND" + "-ME"
     for length in (1, 100, 10000):

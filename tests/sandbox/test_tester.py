@@ -326,6 +326,83 @@ def test_no_object_that_a_candidate_returns_decides_a_test(returned: str) -> Non
     assert verdict["failed"] == len(DECIDED_BY_THE_RESULT)
 
 
+NAMED = """
+import collections, enum, typing
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+class Name(enum.StrEnum):
+    RED = "red"
+class Point(typing.NamedTuple):
+    x: int
+    y: int = 0
+    def norm(self): return abs(self.x) + abs(self.y)
+Pair = collections.namedtuple("Pair", "left right")
+def move(p): return Point(p[0] + 1, p[1])
+def level(n): return Level(n)
+def name(): return Name.RED
+def nested(): return {"a": [Pair(Point(1, 2), Level.LOW)]}
+def put(items): items.append(Point(1, 2))
+def area(p): return p.x * p.y
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "assert move((1, 2)) == (2, 2)",
+        "assert (2, 2) == move((1, 2)) != (2, 3)",
+        "assert move((1, 2)).x == 2 and move((1, 2)).norm() == 4 and move((1, 2))._fields == ('x', 'y')",
+        "x, y = move((1, 2)); assert (x, y) == (2, 2)",
+        "assert isinstance(move((1, 2)), Point) and isinstance(move((1, 2)), tuple)",
+        "assert {move((1, 2)): 1}[(2, 2)] == 1 and move((1, 2)) in [(2, 2)]",
+        "assert area(move((1, 2))) == 4 and area(Point(2, 3)) == 6 and Point(2, 3).norm() == 5",
+        "assert repr(move((1, 2))) == 'Point(x=2, y=2)'",
+        "assert level(2) == 2 and level(2) < 3 and level(2) + 1 == 3 and level(2).name == 'HIGH'",
+        "assert name() == 'red' and name().upper() == 'RED' and name().value == 'red'",
+        "assert nested() == {'a': [((1, 2), 1)]} and nested()['a'][0].left.x == 1",
+        "items = []; put(items); assert items == [(1, 2)]",
+        "assert sorted([move((3, 0)), move((1, 0))])[0] == (2, 0)",
+    ],
+)
+def test_named_tuples_and_members_are_what_they_are_and_have_their_names(statement: str) -> None:
+    verdict = asserts(NAMED, statement)
+    assert counts(verdict) == (1, 1, 0, 0), verdict
+
+
+@pytest.mark.parametrize("statement", ["assert level(1) == Level.LOW", "assert move((1, 2)) == Point(2, 2)"])
+def test_what_the_candidate_made_as_the_expected_value_is_not_compared(statement: str) -> None:
+    """It could make everything equal to its results."""
+    verdict = asserts(NAMED, statement)
+    assert "cannot be compared" in verdict["first_failure"]
+
+
+def test_a_named_tuple_or_member_that_lies_about_itself_decides_no_test() -> None:
+    lies = (
+        "import enum, collections\n"
+        "class Pair(collections.namedtuple('Pair', 'x y')):\n"
+        "    __eq__ = __lt__ = __contains__ = lambda self, other: True\n"
+        "    __ne__ = lambda self, other: False\n"
+        "    __hash__ = tuple.__hash__\n"
+        "    __getitem__ = lambda self, i: 3.14\n"
+        "    __iter__ = lambda self: iter([3.14])\n"
+        "    __sub__ = __rsub__ = lambda self, other: 0\n"
+        "    startswith = issubset = is_integer = lambda self, *a: True\n"
+        "class Level(enum.IntEnum):\n"
+        "    LOW = 100\n"
+        "    __eq__ = __lt__ = lambda self, other: True\n"
+        "    __hash__ = int.__hash__\n"
+        "    __abs__ = __sub__ = __rsub__ = __mul__ = lambda self, *a: 0\n"
+        "    __float__ = lambda self: 3.14\n"
+        "    startswith = issubset = is_integer = lambda self, *a: True\n"
+        "def f(x): return "
+    )
+    right = {"assert f(1) != [3]", "assert f(1) not in {7}"}
+    statements = [statement for statement in DECIDED_BY_THE_RESULT if statement not in right]
+    for returned in ("Pair(0, 0)", "Level.LOW"):
+        assert asserts(lies + returned, *statements)["failed"] == len(statements)
+
+
 def test_a_class_in_the_place_of_a_function_decides_no_test() -> None:
     verdict = asserts(f"{HOSTILE_OBJECT}\nclass f(Evil): pass", *DECIDED_BY_THE_RESULT)
     assert verdict["failed"] == len(DECIDED_BY_THE_RESULT)

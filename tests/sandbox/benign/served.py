@@ -83,6 +83,39 @@ CALLED = (
         ((1,), [[1], {"a": 2}, {"a": 1}, {"b": 2}]),
     ),
     _called(
+        "named_tuples_returned",
+        """
+        from collections import namedtuple
+        from typing import NamedTuple
+        Pair = namedtuple('Pair', 'low high')
+        class Point(NamedTuple):
+            x: int
+            y: float = 0.5
+        def solve(n):
+            return [Pair(n, n + 1), {'p': Point(n)}, Pair(Point(1), ())]
+        """,
+        ((1,), [(1, 2), {"p": [1, 0.5]}, ((1, 0.5), ())]),
+    ),
+    _called(
+        "members_returned",
+        """
+        from enum import Enum, IntEnum, IntFlag, StrEnum
+        class Level(IntEnum):
+            LOW = 1
+        class Flag(IntFlag):
+            A = 1
+            B = 2
+        class Name(StrEnum):
+            RED = 'red'
+        class OldName(str, Enum):
+            RED = 'red'
+        def solve(name):
+            return {Level.LOW: [Flag.A | Flag.B, Name(name)], 'old': OldName(name)}
+        """,
+        (("red",), {1: [3, "red"], "old": "red"}),
+    ),
+    _called("set_for_its_sorted_list", "def solve(x):\n    return set(x)\n", (([3, 1, 3, 2],), [1, 2, 3]), (([],), [])),
+    _called(
         "deep_recursion",
         """
         import sys
@@ -168,6 +201,33 @@ CALLED = (
 )
 
 TESTED = (
+    _served(
+        "named_tuples_and_members_tested",
+        """
+        from enum import IntEnum
+        from typing import NamedTuple
+        class Point(NamedTuple):
+            x: int
+            y: int
+            def norm(self):
+                return abs(self.x) + abs(self.y)
+        class Level(IntEnum):
+            LOW = 1
+            HIGH = 2
+        def move(point, by):
+            return Point(point[0] + by, point[1] + by)
+        def level(point):
+            return Level.HIGH if point.x > 1 else Level.LOW
+        """,
+        judged_by(
+            TesterStyle.ASSERTS,
+            "",
+            "assert move((1, 2), 1) == (2, 3)",
+            "assert move((1, 2), 1).norm() == 5",
+            "assert [level(Point(1, 1)), level(move((1, 2), 1))] == [1, 2]",
+            "assert level(move((1, 2), 1)).name == 'HIGH'",
+        ),
+    ),
     _served(
         "humaneval",
         """

@@ -322,6 +322,34 @@ OBJECTS = (
         _ENDED,
     ),
     _program(
+        "named_tuple_as_the_expected_value",
+        "a class that makes every object that the tests construct equal to what it returns",
+        """
+        from typing import NamedTuple
+        class Point(NamedTuple):
+            x: int
+            y: int
+        make = Point.__new__
+        Point.__new__ = lambda cls, *fields: make(cls, 0, 0)
+        def solve(a, b):
+            return Point(a, b)
+        """,
+        judged_by(TesterStyle.ASSERTS, "", "assert solve(1, 2) == Point(1, 2)"),
+    ),
+    _program(
+        "named_tuple_that_was_never_made",
+        "claims a named tuple whose value is a list, a handle, or of no kind",
+        FORGING
+        + code("""
+        def solve(a, b):
+            values = ([3], {"h": [0, "x"]}, None, {"d": []})
+            say({"id": request_id(), "value": {"h": [0, "Point", values[a % 4]]}})
+            os.read(4, 1)
+        """),
+        CHECK,
+        _ENDED,
+    ),
+    _program(
         "tests_in_memory",
         "looks for the test's text, then answers from it",
         """

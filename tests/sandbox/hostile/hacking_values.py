@@ -175,4 +175,47 @@ PROGRAMS = (
         "def solve(n):\n    return {3, 1, 2}\n",
         calls(((1,), [3, 1, 2, 1])),
     ),
+    _called(
+        "named_tuple",
+        "a named tuple that decides equality, order and what it holds",
+        """
+        from collections import namedtuple
+        class Pair(namedtuple("Pair", "x y")):
+            def __eq__(self, other): return True
+            def __getitem__(self, index): return 3
+            def __iter__(self): return iter([3])
+            def __len__(self): return 1
+            __hash__ = tuple.__hash__
+            _fields = property(lambda self: ("x",))
+        def solve(a, b):
+            return Pair(0, 0)
+        """,
+        calls(((1, 2), [3])),
+    ),
+    _called(
+        "member_of_an_enumeration",
+        "a member of an IntEnum whose value says what it is not",
+        """
+        from enum import IntEnum
+        class Number(IntEnum):
+            ZERO = 0
+            value = property(lambda self: 3)
+            def __eq__(self, other): return True
+            def __int__(self): return 3
+            __hash__ = int.__hash__
+        def solve(a, b):
+            return Number.ZERO
+        """,
+    ),
+    _called(
+        "member_without_a_plain_value",
+        "a member of an Enum, which is nothing plain, though its value would be right",
+        """
+        from enum import Enum
+        class Sum(Enum):
+            THREE, TWELVE = 3, 12
+        def solve(a, b):
+            return Sum(a + b)
+        """,
+    ),
 )

@@ -183,14 +183,15 @@ class Candidate:
             raise CandidateError(f"{name}: {message}") from None
         raise error
 
-    def _referred(self, reference: Any) -> Handle:
-        if type(reference) is not list or [type(part) for part in reference] != [int, str]:
-            raise ValueError("a handle is a number and the name of a class")
-        number, name = reference
+    def _referred(self, reference: Any) -> Any:
+        if type(reference) is not list or [type(part) for part in reference[:2]] != [int, str] or len(reference) > 3:
+            raise ValueError("a handle is a number, the name of a class, and a value at most")
+        number, name = reference[:2]
+        values = [codec.decode(value, self._referred) for value in reference[2:]]
         kind: type | None = self.classes.get(name)
         if kind is None or not issubclass(kind, Handle):
             kind = class_proxy(name, self.call)
-        return handle_of(kind, number)
+        return handle_of(kind, number, *values)
 
 
 def _exception(name: str, base: type[Exception]) -> type[Exception]:

@@ -4,7 +4,8 @@ This code shares a process with judged code, which may change or bypass it; the 
 Requests and replies are those of the call protocol, with these forms besides, which only a tester uses:
 
 - request: `handle` may be the name of a class; without one, `__getattr__` reads a name of the module.
-- data, both ways: {"h": [handle, class]} is an object that the candidate keeps.
+- data, both ways: {"h": [handle, class]} is an object that the candidate keeps; as what a call returned, and in
+  arguments that it changed, {"h": [handle, class, value]} is one that is plain data with names (`codec.plain_of`).
 - reply: {"id": n, "callable": true, "coroutine": bool} to `__getattr__`: call it by its name.
 - reply: `arguments` beside `raised`: the exception's own, where they are plain; `class`: its class, where announced.
 - reply: `args` is left out where the call changed nothing.
@@ -113,10 +114,9 @@ class _Server:
             value = asyncio.run(value)
         if not request.get("mutations", True):
             return self._reply(value, None)
-        reply = self._reply(value, self._reference)
-        after = codec.encode(arguments, self._reference)
-        if after != request["args"]:
-            reply["args"] = after
+        reply = self._reply(value, self._reference_with_value)
+        if codec.encode(arguments, self._reference) != request["args"]:
+            reply["args"] = codec.encode(arguments, self._reference_with_value)
         return reply
 
     def _function(self, name: str, handle: int | str | None) -> Callable[..., Any]:
@@ -147,7 +147,7 @@ class _Server:
         kind = type(value)
         if hasattr(kind, "__next__") and kind.__module__ != MODULE_NAME:
             return {"value": codec.encode(_items(value), reference)}
-        if _can_be_kept(value):
+        if reference is not None and _can_be_kept(value) and codec.plain_of(value) is None:
             number, name = self._reference(value)
             return {"handle": number, "class": name}
         return {"value": codec.encode(value, reference)}
@@ -159,6 +159,11 @@ class _Server:
         if number == len(self._kept):
             self._kept.append(value)
         return [number, type(value).__name__]
+
+    def _reference_with_value(self, value: Any) -> list[Any]:
+        plain = codec.plain_of(value)
+        values = [] if plain is None else [codec.encode(plain, self._reference_with_value)]
+        return [*self._reference(value), *values]
 
     def _referred(self, reference: list[Any]) -> Any:
         return self._kept[reference[0]]

@@ -1,4 +1,5 @@
 import collections
+import enum
 import json
 import math
 
@@ -126,7 +127,66 @@ class Items(list):
 Point = collections.namedtuple("Point", "x y")
 
 
-@pytest.mark.parametrize("value", [AlwaysEqual(3), Text("a"), Items(), Point(1, 2), object(), len, int, iter([])])
+class Lies(collections.namedtuple("Lies", "x y")):
+    __slots__ = ()
+    __eq__ = lambda self, other: True  # noqa: E731
+    __hash__ = tuple.__hash__
+    __iter__ = lambda self: iter("ab")  # noqa: E731
+    __getitem__ = lambda self, index: 3  # noqa: E731
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 10**20
+
+
+class Access(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Name(enum.StrEnum):
+    RED = "red"
+
+
+class OldName(str, enum.Enum):  # noqa: UP042  (as programs write it)
+    RED = "red"
+
+    def __str__(self) -> str:
+        return "blue"
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Point(1, [Point("a", None)]), (1, [("a", None)])),
+        (Lies(1, 2), (1, 2)),
+        ({Point(1, 2): Level.LOW}, {(1, 2): 1}),
+        ([Level.LOW, Level.HIGH], [1, 10**20]),
+        (Access.READ | Access.WRITE, 3),
+        ((Name.RED, OldName.RED), ("red", "red")),
+    ],
+)
+def test_named_tuples_and_members_with_a_value_cross_as_plain_data(value: object, plain: object) -> None:
+    assert same(crossed(value), plain)
+
+
+def test_named_tuples_and_members_are_referred_to_where_their_owner_keeps_them() -> None:
+    def refer(value: object) -> object:
+        if type(value) is not Point:
+            raise codec.NotPlain(type(value).__name__)
+        return 7
+
+    assert codec.encode([Point(1, 2), Level.LOW], refer) == [{"h": 7}, 1]
+    with pytest.raises(codec.NotPlain, match="Colour"):
+        codec.encode([Colour.RED], refer)
+
+
+@pytest.mark.parametrize("value", [AlwaysEqual(3), Text("a"), Items(), Colour.RED, object(), len, int, iter([])])
 def test_an_object_of_another_class_never_passes_for_plain_data(value: object) -> None:
     for held in (value, [value], {"k": value}, (1, [value])):
         with pytest.raises(codec.NotPlain, match="is no plain data"):

@@ -213,7 +213,10 @@ class LearnerConfig:
     offload_parameters: Literal["none", "cpu"] = "none"
     """Where ZeRO-3 keeps parameters (the reference policy's too) between their uses."""
     micro_batch_tokens: int = 4096
-    """Padded tokens (rows x longest row) of one forward and backward pass; gradients accumulate over passes."""
+    """Tokens of one forward and backward pass, padded ones (rows x longest row) if not packed; gradients accumulate
+    over passes."""
+    packing: bool = True
+    """Rows lie one after the other in a pass, without padding. A model that cannot is trained on padded rows."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora_rank: int = 0

@@ -84,6 +84,7 @@ class LearnerRank:
         self._device = torch.device("cpu")
         self._engine: Any = None
         self._special_tokens: list[int] = []
+        self._packed = False
 
     def rendezvous(self) -> tuple[str, int]:
         """Where the ranks can meet: an address on this actor's node. Asked of rank 0."""
@@ -104,6 +105,7 @@ class LearnerRank:
             self._rank, self._world_size, host, port, timeout_s=config.step_deadline_s
         )
         policy = self._load_policy()
+        self._packed = policy.packed
         if config.lora_rank:
             refreshed = needs_reference(self._algorithm) and self._algorithm.reference_refresh_steps > 0
             self._lora = lora.add_adapters(policy.causal_lm, config, self._seed, with_reference=refreshed)
@@ -122,6 +124,7 @@ class LearnerRank:
             "threads": torch.get_num_threads(),
             "parameters": parameters,
             "trained_parameters": trained,
+            "packed": self._packed,
             "seconds": time.monotonic() - began,
         }
 
@@ -235,10 +238,15 @@ class LearnerRank:
     def _load_policy(self) -> PolicyModel:
         causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype)).to(self._device)
         compute_dtype = getattr(torch, self._config.compute_dtype)
-        return PolicyModel(causal_lm, compute_dtype=compute_dtype, head_dtype=self._config.head_dtype)
+        return PolicyModel(
+            causal_lm,
+            compute_dtype=compute_dtype,
+            head_dtype=self._config.head_dtype,
+            packing=self._config.packing,
+        )
 
     def _collate(self, micro: MicroBatch) -> Batch:
-        return collate(micro, self._payloads, self._device)
+        return collate(micro, self._payloads, self._device, packed=self._packed)
 
     def _score(self, model: Any, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         return model(
@@ -247,6 +255,7 @@ class LearnerRank:
             batch.position_ids,
             batch.selection,
             temperature=temperature,
+            row_lengths=batch.row_lengths,
         )
 
     @torch.no_grad()
@@ -350,7 +359,8 @@ class LearnerRank:
     def _canary(self, count: int) -> Canary:
         vocabulary = self._causal_lm.config.vocab_size
         token_ids = weight_packing.canary_tokens(count, vocabulary, self._special_tokens)
-        logprobs, _ = self._score(self._engine, token_batch(list(token_ids), self._device), temperature=1.0)
+        batch = token_batch(list(token_ids), self._device, packed=self._packed)
+        logprobs, _ = self._score(self._engine, batch, temperature=1.0)
         return Canary(token_ids=token_ids, logprobs=tuple(logprobs.tolist()))
 
 

@@ -70,6 +70,7 @@ class LearnerGroup:
         self._optimizer_steps = optimizer_steps
         self._rewards = rewards
         self._actors: list[Any] = []
+        self._packed = False
 
     async def start(self) -> None:
         """Start all ranks with the initial model.
@@ -82,6 +83,7 @@ class LearnerGroup:
         deadline = self._config.start_deadline_s
         address = await self._one(self._actors[0].rendezvous.remote(), "rank 0 to find a port", deadline)
         for info in await self._all("the ranks to start", deadline, "start", *address):
+            self._packed = info["packed"]  # the same on every rank, which all have the same model
             log.info("learner rank %(rank)s on %(device)s: started in %(seconds).0f s", info)
             if self._use_gpu and not info["device"].startswith("cuda"):
                 raise ValueError(
@@ -104,11 +106,12 @@ class LearnerGroup:
         """
         began = time.monotonic()
         if kl_in_reward(self._algorithm):
-            scoring = plan_scoring(groups, *self._cut)
+            scoring = plan_scoring(groups, *self._cut, packed=self._packed)
             await self._fetch(scoring, groups)
-            plan = plan_step(groups, *self._cut, rewards=self._rewards, kl=await self._kl(scoring, step))
+            kl = await self._kl(scoring, step)
+            plan = plan_step(groups, *self._cut, packed=self._packed, rewards=self._rewards, kl=kl)
         else:
-            plan = plan_step(groups, *self._cut, rewards=self._rewards)
+            plan = plan_step(groups, *self._cut, packed=self._packed, rewards=self._rewards)
             await self._fetch(plan, groups)
         calls = [actor.step.remote(rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
         results = await self._gather(calls, f"step {step}", self._config.step_deadline_s)

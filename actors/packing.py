@@ -1,4 +1,4 @@
-"""How an optimizer batch is cut: whole groups to ranks, by tokens; their rows, by length, to micro-batches.
+"""How an optimizer batch is cut: whole groups to ranks, by cost; their rows, longest first, to micro-batches.
 
 Every rank gets the same number of micro-batches, because under ZeRO each pass is a collective.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_PAIRS_PER_TOKEN = 16384
+"""Pairs of tokens whose attention costs as much as a token's linear layers: twelve times a width of 1,365."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +41,15 @@ class MicroBatch:
     rows: tuple[PlannedRow, ...]
 
 
-def balance(rows_PG: Sequence[Sequence[PlannedRow]], ranks: int, micro_batch_tokens: int) -> list[list[PlannedRow]]:
+def balance(
+    rows_PG: Sequence[Sequence[PlannedRow]], ranks: int, micro_batch_tokens: int, *, packed: bool
+) -> list[list[PlannedRow]]:
     """Give whole groups to ranks: the costliest first, each to the rank that has least.
 
-    A group's cost is the padded tokens it would take alone, which is what its passes compute.
+    A group's cost is what its passes would compute if it were alone.
     """
-
-    def cost(rows: Sequence[PlannedRow]) -> int:
-        cut = cut_micro_batches(rows, micro_batch_tokens)
-        return sum(len(micro) * max(row.length for row in micro) for micro in cut)
-
-    costs = {index: cost(rows) for index, rows in enumerate(rows_PG) if rows}
-    loads, assigned = [0] * ranks, [list[int]() for _ in range(ranks)]
+    costs = {index: _cost(rows, micro_batch_tokens, packed=packed) for index, rows in enumerate(rows_PG) if rows}
+    loads, assigned = [0.0] * ranks, [list[int]() for _ in range(ranks)]
     for index in sorted(costs, key=lambda index: (-costs[index], index)):
         rank = loads.index(min(loads))
         loads[rank] += costs[index]
@@ -57,14 +57,36 @@ def balance(rows_PG: Sequence[Sequence[PlannedRow]], ranks: int, micro_batch_tok
     return [[row for index in sorted(indices) for row in rows_PG[index]] for indices in assigned]
 
 
-def cut_micro_batches(rows: Sequence[PlannedRow], micro_batch_tokens: int) -> list[list[PlannedRow]]:
-    """Longest rows first, as many to a pass as keep rows x longest row within the budget; at least one."""
+def _cost(rows: Sequence[PlannedRow], micro_batch_tokens: int, *, packed: bool) -> float:
+    """In tokens of linear layers; attention's pairs of tokens besides."""
+    if packed:
+        return sum(row.length + row.length**2 / _PAIRS_PER_TOKEN for row in rows)
+    cut = cut_micro_batches(rows, micro_batch_tokens, packed=False)
+    widths = [(len(micro), micro[0].length) for micro in cut]
+    return sum(count * (width + width**2 / _PAIRS_PER_TOKEN) for count, width in widths)
+
+
+def cut_micro_batches(
+    rows: Sequence[PlannedRow], micro_batch_tokens: int, *, packed: bool = False
+) -> list[list[PlannedRow]]:
+    """Longest rows first, as many to a pass as its budget allows; at least one.
+
+    Packed: each row to the first pass that has room for it. Padded: as many neighbours as keep rows x longest row
+    within the budget.
+    """
     cut: list[list[PlannedRow]] = []
+    room: list[int] = []
     for row in sorted(rows, key=lambda row: -row.length):
-        if cut and (len(cut[-1]) + 1) * cut[-1][0].length <= micro_batch_tokens:
-            cut[-1].append(row)
+        if packed:
+            index = next((index for index, left in enumerate(room) if left >= row.length), None)
         else:
-            cut.append([row])
+            index = len(cut) - 1 if cut and room[-1] >= cut[-1][0].length else None
+        if index is None:
+            index = len(cut)
+            cut.append([])
+            room.append(micro_batch_tokens)
+        cut[index].append(row)
+        room[index] -= row.length if packed else cut[index][0].length
     return cut
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from funicular.actors.attention import attention_arguments
 from funicular.actors.head import OutputHead, check_logits
+from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
 
 _PROBE_TOKENS = 4
 
@@ -23,35 +26,46 @@ class PolicyModel(nn.Module):
             its configuration says.
         compute_dtype: type of matrix products; where it differs from the parameters' type, autocast.
         head_dtype: `OutputHead`.
+        packing: run over packed rows, if the model can; `packed` says whether it does.
 
     Raises:
         ValueError: the model changes its logits in another way.
     """
 
     def __init__(
-        self, causal_lm: Any, *, compute_dtype: torch.dtype, head_dtype: Literal["auto", "float32"] = "auto"
+        self,
+        causal_lm: Any,
+        *,
+        compute_dtype: torch.dtype,
+        head_dtype: Literal["auto", "float32"] = "auto",
+        packing: bool = False,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm  # first: a parameter has the first of its names
         self.head = OutputHead(causal_lm, dtype=head_dtype)
         self._compute_dtype = compute_dtype
         self._check_head()
+        self.packed = packing and switch_to_packed_rows(causal_lm, compute_dtype)
 
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
         selection: torch.Tensor,
         *,
         temperature: float,
+        row_lengths: Sequence[int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability of the selected tokens, and the entropy of the distributions they were drawn from.
 
         Args:
-            input_ids: (B, L) prompt, completion, padding.
+            input_ids: (B, L) prompt, completion, padding; or (1, T) rows of prompt and completion, one after the other.
+            attention_mask: (B, L); None for packed rows.
+            position_ids: as input_ids; of packed rows, from 0 in each.
             selection: (N,) positions in the flattened input_ids of the tokens to score; never a row's first.
             temperature: logits are divided by it.
+            row_lengths: tokens of each packed row; needed where `packed`, and None elsewhere.
 
         Returns:
             Log-probabilities and entropies in nats, (N,) float32 each, both with gradient.
@@ -59,15 +73,24 @@ class PolicyModel(nn.Module):
         device = input_ids.device.type
         mixed = self._compute_dtype != self.causal_lm.dtype
         with torch.autocast(device, dtype=self._compute_dtype, enabled=mixed):
-            hidden = self._hidden(input_ids, attention_mask, position_ids)
+            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
             predictors = hidden.reshape(-1, hidden.shape[-1])[selection - 1]
             logprobs, entropies = self.head(predictors, input_ids.reshape(-1)[selection], temperature)
         return logprobs, entropies
 
-    def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> Any:
-        decoder = getattr(self.causal_lm, self.causal_lm.base_model_prefix)
-        out = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
-        return out.last_hidden_state
+    def _hidden(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        row_lengths: Sequence[int] | None = None,
+    ) -> Any:
+        arguments: dict[str, Any] = {"attention_mask": attention_mask}
+        if row_lengths is not None:
+            implementation = self.causal_lm.config._attn_implementation
+            arguments = attention_arguments(implementation, row_lengths, input_ids.device)
+        decoder = decoder_of(self.causal_lm)
+        return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **arguments).last_hidden_state
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -85,6 +108,8 @@ def load_causal_lm(folder: str | Path, dtype: torch.dtype) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     model.eval()
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the soft-cap out (Gemma 2)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     extra = sorted(set(model.state_dict()) - parameters)
     if extra:

@@ -58,6 +58,7 @@ def plan_step(
     micro_batch_tokens: int,
     max_completion_tokens: int,
     *,
+    packed: bool = False,
     rewards: RewardConfig | None = None,
     kl: KlScores | None = None,
 ) -> StepPlan:
@@ -69,8 +70,10 @@ def plan_step(
 
     Args:
         groups: in slot order, each with at least two valid completions.
-        micro_batch_tokens: padded tokens of one pass; a single longer row gets a pass of its own.
+        micro_batch_tokens: tokens of one pass; a single longer row gets a pass of its own.
         max_completion_tokens: the configured limit, for `constant`.
+        packed: rows lie one after the other in a pass, so that its tokens are theirs; else they are padded, and its
+            tokens are rows x longest row.
         rewards: names and weights of the reward functions, for `several_rewards`; None: the default's.
         kl: from the pass that `plan_scoring` plans; needed where the KL term is in the reward.
 
@@ -82,7 +85,7 @@ def plan_step(
     advantages = BatchAdvantages(advantages_PG=[], metrics={})
     if counted:
         advantages = batch_advantages(counted, algorithm, rewards or RewardConfig(), tokens_PG, kl)
-    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages)
+    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages, packed=packed)
 
 
 def plan_scoring(
@@ -91,6 +94,8 @@ def plan_scoring(
     ranks: int,
     micro_batch_tokens: int,
     max_completion_tokens: int,
+    *,
+    packed: bool = False,
 ) -> StepPlan:
     """The cut that `plan_step` makes of the same groups, before their advantages are known (they are 0 in it).
 
@@ -99,7 +104,7 @@ def plan_scoring(
     counted = _counted(groups, algorithm)
     zeros: list[list[float | None]] = [[0.0 if valid else None for valid in group.valid_G] for group in counted]
     advantages = BatchAdvantages(advantages_PG=zeros, metrics={})
-    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages)
+    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages, packed=packed)
 
 
 def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int | None, ...]:
@@ -134,6 +139,8 @@ def _cut(
     micro_batch_tokens: int,
     max_completion_tokens: int,
     advantages: BatchAdvantages,
+    *,
+    packed: bool,
 ) -> StepPlan:
     count = max(1, min(algorithm.optimizer_batches, len(groups)))
     bounds = [len(groups) * i // count for i in range(count + 1)]
@@ -145,7 +152,8 @@ def _cut(
             _planned_rows(group, advantages_G, algorithm, normaliser, advantages.kl_weight)
             for group, advantages_G in zip(groups[start:end], advantages.advantages_PG[start:end], strict=True)
         ]
-        cut = [cut_micro_batches(rows, micro_batch_tokens) for rows in balance(rows_PG, ranks, micro_batch_tokens)]
+        per_rank_rows = balance(rows_PG, ranks, micro_batch_tokens, packed=packed)
+        cut = [cut_micro_batches(rows, micro_batch_tokens, packed=packed) for rows in per_rank_rows]
         for rank, micro_batches in enumerate(aligned(cut)):
             per_rank[rank].append(micro_batches)
         normalisers.append(normaliser)

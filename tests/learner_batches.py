@@ -40,8 +40,10 @@ def batch(seed: int = 0) -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
     return groups, payloads
 
 
-def plan(groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60) -> StepPlan:
-    return plan_step(groups, algorithm, world, tokens, LIMIT)
+def plan(
+    groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60, *, packed: bool = True
+) -> StepPlan:
+    return plan_step(groups, algorithm, world, tokens, LIMIT, packed=packed)
 
 
 def load_plain(folder: str, weights: dict[str, torch.Tensor] | None = None) -> Any:

@@ -38,6 +38,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_model(tmp_path_factory.mktemp("untied"), tied=False, architecture="qwen2"))
+
+
 UPDATES = [
     (AlgorithmConfig(loss="grpo"), 60),
     (AlgorithmConfig(loss="grpo"), 10_000),
@@ -51,14 +56,19 @@ UPDATES = [
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("packed", [True, False])
 def test_the_update_is_that_of_one_process_without_packing(
-    hosts: dict[int, Hosts], model: str, world: int, zero_stage: int
+    hosts: dict[int, Hosts], model: str, untied: str, packed: bool, world: int, zero_stage: int
 ) -> None:
+    """The head's type and whether it is tied alternate, so that every stage and number of ranks has both."""
     groups, payloads = batch()
-    hosts[world].begin(replace(SGD, ranks=world, zero_stage=zero_stage), AlgorithmConfig(), model)
+    odd = (zero_stage + world + packed) % 2 == 1
+    config = replace(SGD, ranks=world, zero_stage=zero_stage, packing=packed, head_dtype="float32" if odd else "auto")
+    model = untied if odd else model
+    hosts[world].begin(config, AlgorithmConfig(), model)
     before, *_ = hosts[world].pack()
     for algorithm, tokens in UPDATES:
-        hosts[world].step(plan(groups, algorithm, world, tokens), payloads)
+        hosts[world].step(plan(groups, algorithm, world, tokens, packed=packed), payloads)
         after, *_ = hosts[world].pack()
         plain = load_plain(model, before)
         plain_policy.update(plain, groups, payloads, algorithm, max_completion_tokens=LIMIT, temperature=TEMPERATURE)
@@ -227,16 +237,20 @@ def test_a_batch_without_gradient_makes_no_optimizer_step(hosts: dict[int, Hosts
         {"compute_dtype": "bfloat16", "zero_stage": 3},
         {"dtype": "bfloat16", "compute_dtype": "bfloat16", "zero_stage": 1},
         {"dtype": "bfloat16", "compute_dtype": "bfloat16", "zero_stage": 3},
+        {"compute_dtype": "bfloat16", "head_dtype": "float32", "zero_stage": 2},
+        {"dtype": "bfloat16", "compute_dtype": "bfloat16", "head_dtype": "float32", "zero_stage": 3},
         {"gradient_checkpointing": True, "zero_stage": 3},
+        {"gradient_checkpointing": True, "zero_stage": 1, "packing": False},
     ],
 )
 def test_other_precisions_and_checkpointing_go_the_same_way(
     hosts: dict[int, Hosts], model: str, options: dict[str, Any]
 ) -> None:
     groups, payloads = batch()
-    hosts[2].begin(replace(SGD, ranks=2, **options), AlgorithmConfig(), model)
+    config = replace(SGD, ranks=2, **options)
+    hosts[2].begin(config, AlgorithmConfig(), model)
     before, *_ = hosts[2].pack()
-    hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+    hosts[2].step(plan(groups, AlgorithmConfig(), 2, packed=config.packing), payloads)
     after, *_ = hosts[2].pack()
     plain = load_plain(model, before)
     plain_policy.update(

@@ -11,31 +11,8 @@ from funicular.actors.head import OutputHead, check_logits, logit_map_of, refuse
 from funicular.actors.policy import PolicyModel, load_causal_lm
 from funicular.actors.token_logprobs import LogitMap
 from funicular.actors.weight_packing import weights_of
+from tests.random_models import random_model
 from tests.tiny import make_tiny_model
-
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
-
-
-def random_model(architecture: str, **options: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **(SIZES | options))
-    model = AutoModelForCausalLM.from_config(config).float().eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data.mul_(8.0)
-    return model
-
 
 MODELS: list[tuple[str, dict[str, Any], LogitMap]] = [
     ("llama", {"tie_word_embeddings": True}, LogitMap()),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -17,8 +18,15 @@ from tests.builders import make_group
 LIMIT = 16
 
 
-def plan(groups: list[ScoredGroup], *, ranks: int = 1, micro_batch_tokens: int = 64, **algorithm: Any) -> StepPlan:
-    return plan_step(groups, AlgorithmConfig(**algorithm), ranks, micro_batch_tokens, LIMIT)
+def plan(
+    groups: list[ScoredGroup],
+    *,
+    ranks: int = 1,
+    micro_batch_tokens: int = 64,
+    packed: bool = False,
+    **algorithm: Any,
+) -> StepPlan:
+    return plan_step(groups, AlgorithmConfig(**algorithm), ranks, micro_batch_tokens, LIMIT, packed=packed)
 
 
 def rows_of(step: StepPlan, optimizer_batch: int | None = None) -> list[PlannedRow]:
@@ -67,16 +75,17 @@ CUTS = {
     "algorithm": ALGORITHMS,
     "ranks": st.integers(1, 5),
     "micro_batch_tokens": st.sampled_from([1, 30, 64, 1000]),
+    "packed": st.booleans(),
 }
 
 
 @settings(deadline=None)
 @given(**CUTS)
 def test_the_cut_changes_neither_rows_nor_their_weights(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
 ) -> None:
     whole = plan(groups, ranks=1, micro_batch_tokens=10**6, **algorithm)
-    cut = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **algorithm)
+    cut = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
     assert whole.normalisers == cut.normalisers
     for index in range(len(whole.normalisers)):
         assert Counter(rows_of(whole, index)) == Counter(rows_of(cut, index))
@@ -85,9 +94,9 @@ def test_the_cut_changes_neither_rows_nor_their_weights(
 @settings(deadline=None)
 @given(**CUTS)
 def test_every_rank_makes_the_same_passes(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
 ) -> None:
-    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **algorithm)
+    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
     shapes = {tuple(map(len, rank.optimizer_batches)) for rank in step.ranks}
     assert len(shapes) == 1
     for index in range(len(step.normalisers)):
@@ -98,14 +107,15 @@ def test_every_rank_makes_the_same_passes(
 @settings(deadline=None)
 @given(**CUTS)
 def test_groups_stay_whole_and_micro_batches_within_the_budget(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
 ) -> None:
-    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **algorithm)
+    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
     owners = [set(rank.group_ids) for rank in step.ranks]
     assert sum(map(len, owners)) == len(set().union(*owners))
     for rank in step.ranks:
         for micro in (micro for batch in rank.optimizer_batches for micro in batch if len(micro.rows) > 1):
-            assert len(micro.rows) * max(row.length for row in micro.rows) <= micro_batch_tokens
+            lengths = [row.length for row in micro.rows]
+            assert (sum(lengths) if packed else len(lengths) * max(lengths)) <= micro_batch_tokens
 
 
 @settings(deadline=None)
@@ -186,12 +196,32 @@ def test_fewer_groups_than_optimizer_batches_make_one_batch_each() -> None:
     assert len(plan(groups, optimizer_batches=4).normalisers) == 2
 
 
-def test_ranks_are_balanced_by_tokens() -> None:
+@settings(deadline=None)
+@given(scored_groups(), st.sampled_from([40, 64, 100]))
+def test_packed_passes_are_at_least_half_full_but_one(groups: list[ScoredGroup], micro_batch_tokens: int) -> None:
+    """No two of them could have been one."""
+    (rank,) = plan(groups, micro_batch_tokens=micro_batch_tokens, packed=True, beta=0.1).ranks
+    totals = sorted(sum(row.length for row in micro.rows) for batch in rank.optimizer_batches for micro in batch)
+    assert all(a + b > micro_batch_tokens for a, b in itertools.pairwise(totals))
+
+
+def test_a_pass_counts_padding_only_where_there_is_any() -> None:
+    groups = [make_group("g", rewards_G=[1.0, 0.0, 0.0, 0.0], lengths_G=[16, 1, 1, 1], prompt_tokens=1)]
+    assert [
+        len(plan(groups, micro_batch_tokens=23, packed=p).ranks[0].optimizer_batches[0]) for p in (True, False)
+    ] == [
+        1,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_ranks_are_balanced_by_tokens(packed: bool) -> None:
     lengths = [16, 8, 8, 16, 4, 4, 4, 4]
     groups = [
         make_group(f"g{i}", rewards_G=[1.0, 0.0], lengths_G=[n, n], prompt_tokens=1) for i, n in enumerate(lengths)
     ]
-    step = plan(groups, ranks=2)
+    step = plan(groups, ranks=2, packed=packed)
     loads = [
         sum(row.length for batch in rank.optimizer_batches for micro in batch for row in micro.rows)
         for rank in step.ranks

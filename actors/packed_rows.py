@@ -1,0 +1,98 @@
+"""Whether a model's decoder can run over packed rows, found by trying."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from funicular.actors.attention import (
+    FLASH_ATTENTION,
+    ROWS_ATTENTION,
+    attention_arguments,
+    packed_positions,
+    rows_attention,
+)
+
+log = logging.getLogger(__name__)
+
+_PROBE_LENGTHS = (5, 3, 4)
+_TOLERANCE = 1e-4
+_COARSE_TOLERANCE = 5e-2
+"""In bfloat16."""
+
+
+def decoder_of(causal_lm: Any) -> Any:
+    """The part of a causal language model that ends before the output head."""
+    return getattr(causal_lm, causal_lm.base_model_prefix)
+
+
+def switch_to_packed_rows(causal_lm: Any, compute_dtype: torch.dtype) -> bool:
+    """Set an attention implementation that keeps to packed rows, if the model can; else leave it as it is and log why.
+
+    The model's own attention over single rows is what the packed pass must reproduce.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ROWS_ATTENTION, rows_attention)
+    before = causal_lm.config._attn_implementation
+    reason = _reason_against(causal_lm)
+    if reason is None:
+        try:
+            reason = _difference(causal_lm, _implementation(causal_lm, compute_dtype))
+        except Exception as error:  # a model of any code may fail in any way; then it is not run in this one
+            reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        causal_lm.set_attn_implementation(before)
+        log.warning(
+            "learner.packing: %s runs over padded rows instead: %s", type(causal_lm).__name__, reason.splitlines()[0]
+        )
+    return reason is None
+
+
+def _implementation(causal_lm: Any, compute_dtype: torch.dtype) -> str:
+    from transformers.utils import is_flash_attn_2_available
+
+    on_gpu = next(causal_lm.parameters()).is_cuda
+    if on_gpu and compute_dtype == torch.bfloat16 and is_flash_attn_2_available():
+        return FLASH_ATTENTION
+    return ROWS_ATTENTION
+
+
+def _reason_against(causal_lm: Any) -> str | None:
+    """What a short trial cannot show: layers whose mask depends on more than their arguments say."""
+    config = causal_lm.config
+    if config.sub_configs:
+        return "it is made of several models"
+    if not causal_lm._supports_flash_attn:
+        return "transformers does not give it FlashAttention, so its layers' arguments may not say all of their masks"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or getattr(config, "attention_chunk_size", None):
+        return f"it has layers of other kinds ({', '.join(sorted(kinds)) or 'chunked attention'})"
+    return None
+
+
+@torch.no_grad()
+def _difference(causal_lm: Any, implementation: str) -> str | None:
+    """Compare packed rows with the same rows one by one. None: they agree."""
+    causal_lm.set_attn_implementation("eager")  # the model's own code; `sdpa` ignores soft-caps
+    decoder = decoder_of(causal_lm)
+    device = next(causal_lm.parameters()).device
+    total = sum(_PROBE_LENGTHS)
+    ids = (torch.arange(total, device=device) % causal_lm.config.vocab_size)[None]
+    alone = [
+        decoder(input_ids=row, position_ids=packed_positions([row.shape[1]], device), use_cache=False).last_hidden_state
+        for row in ids.split(_PROBE_LENGTHS, 1)
+    ]
+    causal_lm.set_attn_implementation(implementation)
+    packed = decoder(
+        input_ids=ids,
+        position_ids=packed_positions(_PROBE_LENGTHS, device),
+        use_cache=False,
+        **attention_arguments(implementation, _PROBE_LENGTHS, device),
+    ).last_hidden_state
+    expected = torch.cat(alone, 1).float()
+    error = float((packed.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    allowed = _TOLERANCE if packed.dtype.itemsize >= 4 else _COARSE_TOLERANCE
+    return None if error < allowed else f"packed rows differ from single ones (relative difference {error:.2g})"

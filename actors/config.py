@@ -227,6 +227,8 @@ class LearnerConfig:
     """Scale adapters by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     adapter: Literal["lora", "dora"] = "lora"
     """Kind of adapter when lora_rank is above 0; dora (arXiv 2402.09353) learns the length of each row besides."""
+    quantization: Literal["none", "nf4"] = "none"
+    """Type of the frozen weights under adapters; nf4: 4 bits, QLoRA (arXiv 2305.14314). Needs bitsandbytes."""
     lora_targets: str = "all-linear"
     """Modules that get adapters: all-linear, or names separated by commas."""
     cpu_threads: int = 0

@@ -32,6 +32,7 @@ from funicular.actors.model_identity import model_digest
 from funicular.actors.packing import MicroBatch
 from funicular.actors.payload_fetch import fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
+from funicular.actors.quantization import keep_trainable, loading_options
 from funicular.actors.reference import Reference, make_reference
 from funicular.actors.row_scores import RowScores
 from funicular.actors.step_plan import RankPlan
@@ -42,7 +43,7 @@ from funicular.cluster.rendezvous import free_address
 
 _REFERENCE = "reference"
 """Section of a checkpoint."""
-_ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora")
+_ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora", "quantization")
 """Of `learner`; they must stay when a checkpoint is continued."""
 
 
@@ -236,7 +237,12 @@ class LearnerRank:
         )
 
     def _load_policy(self) -> PolicyModel:
-        causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype)).to(self._device)
+        options = loading_options(self._config, self._device)
+        causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype), **options)
+        if options:  # quantized weights are where they belong, and may not be moved
+            keep_trainable(causal_lm)
+        else:
+            causal_lm.to(self._device)
         compute_dtype = getattr(torch, self._config.compute_dtype)
         return PolicyModel(
             causal_lm,

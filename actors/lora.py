@@ -49,7 +49,6 @@ def add_adapters(model: Any, config: LearnerConfig, seed: int, *, with_reference
         ValueError: a target is not a plain linear layer, or no layer matches.
     """
     from peft import LoraConfig, TaskType, inject_adapter_in_model
-    from peft.tuners.lora import Linear
 
     targets: Any = config.lora_targets
     if targets != "all-linear":
@@ -68,10 +67,9 @@ def add_adapters(model: Any, config: LearnerConfig, seed: int, *, with_reference
             torch.manual_seed(seed)
             inject_adapter_in_model(lora, model, name)
     for name, layer in _adapted(model):
-        if not isinstance(layer, Linear):
-            raise ValueError(
-                f"learner.lora_targets: {name} is a {type(layer).__name__}; only linear layers can be merged"
-            )
+        if not isinstance(layer.get_base_layer(), torch.nn.Linear):  # GPT-2's Conv1D has its weight transposed
+            kind = type(layer.get_base_layer()).__name__
+            raise ValueError(f"learner.lora_targets: {name} is a {kind}; only linear layers can be merged")
         layer.set_adapter(POLICY)  # trainable, and the other set frozen
     if config.zero_stage == 3:
         _gather_at_once(model)

@@ -98,20 +98,24 @@ class PolicyModel(nn.Module):
         check_logits(self.causal_lm, ids, self._hidden(ids, torch.ones_like(ids), ids))
 
 
-def load_causal_lm(folder: str | Path, dtype: torch.dtype) -> Any:
+def load_causal_lm(folder: str | Path, dtype: torch.dtype, **options: Any) -> Any:
     """Load the model of a Hugging Face folder, with every dropout off.
+
+    Args:
+        options: further ones of transformers' `from_pretrained` (`quantization.loading_options`).
 
     Raises:
         ValueError: it keeps persistent buffers, which weight sync does not send.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
     model.eval()
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the soft-cap out (Gemma 2)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    extra = sorted(set(model.state_dict()) - parameters)
+    packed = tuple(f"{name}." for name in parameters)  # `weight.absmax` says how a packed weight is to be read
+    extra = sorted(name for name in model.state_dict() if name not in parameters and not name.startswith(packed))
     if extra:
         raise ValueError(
             f"model.path: {folder} keeps state besides its parameters ({', '.join(extra[:3])}), which weight sync "

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import xxhash
 
-from funicular.actors.deepspeed_engine import gathered, whole_shape
+from funicular.actors.deepspeed_engine import gathered
 from funicular.actors.fingerprint import column_fingerprint, fingerprint
 from funicular.actors.lora import Adapter, adapters_by_weight, hugging_face_name, is_adapter_parameter
+from funicular.actors.quantization import dense, dense_shape
 from funicular.actors.weights import ALIGNMENT, Canary, Manifest, TensorEntry, sampled_columns
 
 _LAYER = re.compile(r"^.*?\.\d+\.")
@@ -35,8 +36,8 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Whole shape, partitioned or not."""
-        return whole_shape(self.parameter)
+        """Whole shape, partitioned or not, quantized or not."""
+        return dense_shape(self.parameter)
 
     @property
     def parts(self) -> list[torch.nn.Parameter]:
@@ -45,7 +46,7 @@ class Weight:
 
     def value(self) -> torch.Tensor:
         """The tensor, adapters merged in float32."""
-        data = self.parameter.detach()
+        data = dense(self.parameter)
         return self.adapter.merge(data).detach() if self.adapter else data
 
 

@@ -192,6 +192,8 @@ PEER_NAMES = {
     "lora_r": "learner.lora_rank",
     "use_dora": "learner.adapter",
     "use_rslora": "learner.lora_rslora",
+    "load_in_4bit": "learner.quantization",
+    "bnb_4bit_quant_type": "learner.quantization",
     "target_modules": "learner.lora_targets",
     # the run
     "total_training_steps": "max_steps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
@@ -77,10 +78,17 @@ def _adapters(config: Config) -> Iterator[Problem]:
         expected = "the output head takes no adapters: the learner multiplies it tile by tile"
         yield problem_at(config, "learner.lora_targets", expected, "all-linear leaves it out", "learner.lora_rank")
     if not learner.lora_rank:
-        for key, unset in (("adapter", "lora"), ("lora_rslora", False)):
+        for key, unset in (("adapter", "lora"), ("lora_rslora", False), ("quantization", "none")):
             if getattr(learner, key) != unset:
                 expected = "learner.lora_rank=0 trains all weights, without adapters"
                 yield problem_at(config, f"learner.{key}", expected, "Set learner.lora_rank=16", "learner.lora_rank")
+    elif learner.quantization != "none" and learner.zero_stage == 3:
+        expected = "ZeRO-3 would partition packed weights of 4 bits: expected learner.zero_stage=0, 1 or 2"
+        yield problem_at(config, "learner.quantization", expected, "Set learner.zero_stage=2", "learner.zero_stage")
+    if learner.quantization != "none" and find_spec("bitsandbytes") is None:
+        expected = "the package bitsandbytes is not installed here; no lock has it"
+        nearest = "pip install bitsandbytes on every node, or set learner.quantization=none"
+        yield problem_at(config, "learner.quantization", expected, nearest)
     if learner.lora_rank and algorithm.reference_mixup < 1:
         expected = "adapters are two factors, and a mixture of factors is not the factors of the mixture: expected 1"
         key = "algorithm.reference_mixup"

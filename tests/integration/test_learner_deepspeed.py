@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,32 @@ def test_under_dora_the_reference_policy_is_the_initial_one(
     expected = kl(load_plain(model, weights), load_plain(model), data, algorithm)
     assert expected > 1e-4
     assert metrics["policy/kl_ref"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: no lock has it")
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize(("world", "zero_stage"), [(1, 0), (2, 2)])
+def test_adapters_over_weights_of_4_bits_are_trained_and_published_dense(
+    hosts: dict[int, Hosts], model: str, tmp_path: Path, adapter: Any, world: int, zero_stage: int
+) -> None:
+    algorithm = AlgorithmConfig(beta=0.1)
+    data = batch()
+    config = replace(SGD, ranks=world, zero_stage=zero_stage, lora_rank=4, adapter=adapter, quantization="nf4")
+    hosts[world].begin(config, algorithm, model)
+    base, *_ = hosts[world].pack()
+    initial = parameters_of(load_plain(model))
+    # 16 levels: some percent off, and only the linear layers of the two decoder layers.
+    off = {name for name, tensor in initial.items() if not torch.equal(tensor, base[name])}
+    assert len(off) == 2 * 7
+    assert 0.01 < distance(base, initial) / sum(float(initial[name].square().sum()) for name in off) ** 0.5 < 0.2
+    first = hosts[world].step(plan(data[0], algorithm, world), data[1])
+    assert first["policy/kl_ref"] == pytest.approx(0, abs=1e-3)
+    trained, manifest, _ = hosts[world].pack()
+    assert {name for name, tensor in base.items() if not torch.equal(tensor, trained[name])} == off
+    hosts[world].call("export", str(tmp_path))
+    merged = load_plain(str(tmp_path))
+    assert all(torch.equal(trained[name], tensor) for name, tensor in parameters_of(merged).items())
+    ids = torch.tensor(manifest.canary.token_ids)
+    with torch.no_grad():
+        logprobs = merged(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(manifest.canary.logprobs), logprobs, atol=1e-3, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,18 @@ def test_what_is_probably_not_meant_is_a_warning_only(tmp_path: Path, values: di
     config = changed(**values)
     assert check(config, tmp_path) == []
     assert [warning.key for warning in warn(config)] == [key]
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_weights_of_4_bits_need_a_package_that_no_lock_has(tmp_path: Path) -> None:
+    found = problems(tmp_path, learner__lora_rank=8, learner__quantization="nf4")
+    assert "pip install bitsandbytes" in found["learner.quantization"]
+
+
+def test_weights_of_4_bits_are_for_adapters_below_zero_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packages" / "bitsandbytes").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    assert problems(tmp_path, learner__lora_rank=8, learner__quantization="nf4") == {}
+    assert "learner.lora_rank=16" in problems(tmp_path, learner__quantization="nf4")["learner.quantization"]
+    found = problems(tmp_path, learner__lora_rank=8, learner__quantization="nf4", learner__zero_stage=3)
+    assert "learner.zero_stage=2" in found["learner.quantization"]

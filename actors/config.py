@@ -219,6 +219,8 @@ class LearnerConfig:
     """Rows lie one after the other in a pass, without padding. A model that cannot is trained on padded rows."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    offload_activations: bool = False
+    """Keep the inputs of checkpointed layers in the host's memory until the backward pass (GPU)."""
     lora_rank: int = 0
     """Rank of the adapters; 0: full fine-tuning."""
     lora_alpha: float = 32.0

@@ -249,6 +249,7 @@ class LearnerRank:
             compute_dtype=compute_dtype,
             head_dtype=self._config.head_dtype,
             packing=self._config.packing,
+            offload_activations=self._config.offload_activations,
         )
 
     def _collate(self, micro: MicroBatch) -> Batch:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from funicular.actors.activation_offload import offloaded_activations
 from funicular.actors.attention import attention_arguments
 from funicular.actors.head import OutputHead, check_logits
 from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
@@ -27,6 +29,7 @@ class PolicyModel(nn.Module):
         compute_dtype: type of matrix products; where it differs from the parameters' type, autocast.
         head_dtype: `OutputHead`.
         packing: run over packed rows, if the model can; `packed` says whether it does.
+        offload_activations: keep the decoder's activations on the host between its forward and backward pass.
 
     Raises:
         ValueError: the model changes its logits in another way.
@@ -39,11 +42,13 @@ class PolicyModel(nn.Module):
         compute_dtype: torch.dtype,
         head_dtype: Literal["auto", "float32"] = "auto",
         packing: bool = False,
+        offload_activations: bool = False,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm  # first: a parameter has the first of its names
         self.head = OutputHead(causal_lm, dtype=head_dtype)
         self._compute_dtype = compute_dtype
+        self._offload_activations = offload_activations
         self._check_head()
         self.packed = packing and switch_to_packed_rows(causal_lm, compute_dtype)
 
@@ -73,7 +78,8 @@ class PolicyModel(nn.Module):
         device = input_ids.device.type
         mixed = self._compute_dtype != self.causal_lm.dtype
         with torch.autocast(device, dtype=self._compute_dtype, enabled=mixed):
-            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
+            with offloaded_activations() if self._offload_activations else nullcontext():
+                hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
             predictors = hidden.reshape(-1, hidden.shape[-1])[selection - 1]
             logprobs, entropies = self.head(predictors, input_ids.reshape(-1)[selection], temperature)
         return logprobs, entropies

@@ -16,7 +16,7 @@ _WHOLE_MATRICES = ("adafactor", "muon")
 def learner_problems(config: Config) -> Iterator[Problem]:
     """What makes the learner impossible."""
     yield from _precision(config)
-    yield from _zero(config)
+    yield from _memory(config)
     yield from _adapters(config)
 
 
@@ -26,6 +26,9 @@ def learner_warnings(config: Config) -> Iterator[Problem]:
     if learner.momentum is not None and learner.optimizer not in ("sgd", "muon"):
         expected = f"{learner.optimizer} has no momentum of this kind"
         yield problem_at(config, "learner.momentum", expected, "Set it to null", "learner.optimizer")
+    if learner.offload_activations and not config.cluster.use_gpu:
+        expected = "without GPUs activations are in the host's memory anyway; they would be copied there once more"
+        yield problem_at(config, "learner.offload_activations", expected, "Set it to false", "cluster.use_gpu")
     if learner.schedule == "constant":
         for key, value in (
             ("learner.decay_steps", learner.decay_steps),
@@ -55,7 +58,7 @@ def _precision(config: Config) -> Iterator[Problem]:
         yield problem_at(config, "learner.zero_stage", expected, "Set learner.zero_stage=1", "learner.dtype")
 
 
-def _zero(config: Config) -> Iterator[Problem]:
+def _memory(config: Config) -> Iterator[Problem]:
     learner = config.learner
     if learner.optimizer in _WHOLE_MATRICES and learner.zero_stage > 0:
         expected = f"it looks at whole matrices, and ZeRO stage {learner.zero_stage} would give it flat pieces of them"
@@ -67,6 +70,10 @@ def _zero(config: Config) -> Iterator[Problem]:
     if learner.offload_parameters != "none" and learner.zero_stage < 3:
         expected = f"ZeRO stage {learner.zero_stage} keeps every parameter on the device: expected learner.zero_stage=3"
         yield problem_at(config, "learner.offload_parameters", expected, "", "learner.zero_stage")
+    if learner.offload_activations and not learner.gradient_checkpointing:
+        expected = "without checkpointed layers every activation would go to the host and back: expected false"
+        nearest = "Set learner.gradient_checkpointing=true"
+        yield problem_at(config, "learner.offload_activations", expected, nearest, "learner.gradient_checkpointing")
 
 
 def _adapters(config: Config) -> Iterator[Problem]:

@@ -239,7 +239,7 @@ def test_a_batch_without_gradient_makes_no_optimizer_step(hosts: dict[int, Hosts
         {"dtype": "bfloat16", "compute_dtype": "bfloat16", "zero_stage": 3},
         {"compute_dtype": "bfloat16", "head_dtype": "float32", "zero_stage": 2},
         {"dtype": "bfloat16", "compute_dtype": "bfloat16", "head_dtype": "float32", "zero_stage": 3},
-        {"gradient_checkpointing": True, "zero_stage": 3},
+        {"gradient_checkpointing": True, "offload_activations": True, "zero_stage": 3},
         {"gradient_checkpointing": True, "zero_stage": 1, "packing": False},
     ],
 )

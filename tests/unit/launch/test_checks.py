@@ -99,6 +99,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ),
         ({"learner__lora_rank": 8, "learner__lora_targets": ""}, "learner.lora_targets", "all-linear"),
         ({"learner__lora_rank": 8, "learner__lora_targets": "q_proj, lm_head"}, "learner.lora_targets", "all-linear"),
+        ({"learner__offload_activations": True}, "learner.offload_activations", "learner.gradient_checkpointing=true"),
         ({"learner__optimizer": "muon", "learner__zero_stage": 2}, "learner.optimizer", "learner.zero_stage=0"),
         ({"learner__optimizer": "adafactor", "learner__zero_stage": 1}, "learner.optimizer", "flat pieces"),
         ({"learner__momentum": 1.0, "learner__optimizer": "sgd"}, "learner.momentum", "below 1"),
@@ -220,6 +221,10 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
         ({"learner__micro_batch_tokens": 700}, "learner.micro_batch_tokens"),
         ({"max_staleness": 1, "algorithm__importance_cap": None}, "algorithm.importance_cap"),
         ({"learner__momentum": 0.9}, "learner.momentum"),
+        (
+            {"learner__offload_activations": True, "learner__gradient_checkpointing": True},
+            "learner.offload_activations",
+        ),
         ({"learner__decay_steps": 10}, "learner.decay_steps"),
         ({"learner__min_lr_ratio": 0.1}, "learner.min_lr_ratio"),
         ({"max_steps": 10, "learner__warmup_steps": 11}, "learner.warmup_steps"),

@@ -1,8 +1,13 @@
-"""What a scorer judges code with: the pool of its own node first, then the others; none is asked in vain for long."""
+"""What a scorer judges code with: the pool of its own node first, then the others; none is asked in vain for long.
+
+A pool that hangs costs one batch two pulses, where there is another pool to ask; where there is none, the batch's whole
+deadline, since slots that start on a busy node take long too.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import time
 import zlib
@@ -11,12 +16,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from funicular.actors.errors import first_line
-from funicular.actors.sandbox_pool import PackedTests
+from funicular.actors.sandbox_pool import PULSE, PackedTests
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.sandbox.queue import SandboxBusy
 from funicular.rewards.sandbox.sandbox import answer_s, not_judged
 from funicular.rewards.sandbox.types import Judgement, Program, TestSet
+
+log = logging.getLogger(__name__)
 
 INLINE_BYTES = 64 << 10
 """Test sets up to this size travel inside the call."""
@@ -24,6 +31,8 @@ KEPT_MIB = 256
 """Large test sets that a scorer keeps in the object store, as pickles."""
 RESTART_S = 60.0
 """Seconds more for a pool that has to be started again before it answers."""
+PULSE_S = 30.0
+"""A pool that has not answered for so long must say within as long again that it is alive, or the next is asked."""
 ASKED_LAST_S = 600.0
 """Seconds for which a pool that did not answer in time is asked after all others. `SandboxPools` restarts one that
 hangs meanwhile."""
@@ -65,10 +74,11 @@ class PoolJudge:
         while time.monotonic() < deadline:
             pauses: list[float] = []
             deaths: list[str] = []
-            for index in self._in_order():
+            order = self._in_order()
+            for index in order:
                 if (left_s := deadline - time.monotonic()) <= 0:
                     break
-                answer = self._ask(index, list(programs), packed, left_s)
+                answer = self._ask(index, list(programs), packed, left_s, is_last=index == order[-1])
                 if isinstance(answer, list):
                     return answer
                 if isinstance(answer, SandboxBusy):
@@ -82,16 +92,23 @@ class PoolJudge:
         return [not_judged(tests, reason) for _ in programs]
 
     def _ask(
-        self, index: int, programs: list[Program], tests: PackedTests, left_s: float
+        self, index: int, programs: list[Program], tests: PackedTests, left_s: float, *, is_last: bool
     ) -> list[Judgement] | SandboxBusy | str:
-        """The verdicts, or that it is busy, or why it cannot be asked."""
+        """The verdicts, or that it is busy, or why it cannot be asked. The last pool is waited for, come what may."""
         import ray
         from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
         _, pool = self._pools[index]
         call = pool.judge.remote(programs, tests, client=self._client, run=self._run, deadline_s=left_s)
+        end = time.monotonic() + left_s + self._answer_s
         try:
-            return ray.get(call, timeout=left_s + self._answer_s)
+            while not is_last and not ray.wait([call], timeout=max(0.0, min(PULSE_S, end - time.monotonic())))[0]:
+                if time.monotonic() >= end:
+                    break
+                if not _has_pulse(pool):
+                    self._asked_last_until[index] = time.monotonic() + ASKED_LAST_S
+                    return f"no sign of life in {PULSE_S:.0f} s"
+            return ray.get(call, timeout=max(0.0, end - time.monotonic()))
         except RayTaskError as error:  # first: one whose cause is a timeout is a GetTimeoutError too
             if isinstance(error.cause, SandboxBusy):
                 return error.cause
@@ -130,6 +147,20 @@ class PoolJudge:
         while len(self._references) > 1 and sum(kept for _, kept in self._references.values()) > KEPT_MIB << 20:
             self._references.popitem(last=False)
         return PackedTests(key=key, size=size, reference=reference)
+
+
+def _has_pulse(pool: Any) -> bool:
+    """Whether its process runs. One that died is known by its call, which Ray repeats in the next process."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    try:
+        ray.get(pool.pulse.options(concurrency_group=PULSE).remote(), timeout=PULSE_S)
+    except GetTimeoutError:
+        return False
+    except RayError as error:
+        log.warning("a sandbox pool has no pulse: %s", first_line(error))
+    return True
 
 
 def judge_deadline_s(config: SandboxConfig) -> float:

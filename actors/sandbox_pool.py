@@ -27,6 +27,8 @@ CALLS_AT_ONCE = 64
 """Batches, of as many scorers, that a pool works on; more wait in Ray."""
 WATCH = "watch"
 """Ray's concurrency group of `start` and `stats`, so that they never wait for batches."""
+PULSE = "pulse"
+"""Ray's concurrency group of `pulse`: the others may wait for slots that start."""
 TASK_RETRIES = 5
 """How often Ray repeats a call whose pool died meanwhile."""
 CACHED_TESTS_MIB = 256
@@ -135,6 +137,9 @@ class SandboxPool:
             life=self._life,
         )
 
+    def pulse(self) -> None:
+        """Answer at once, whatever else is under way: the process runs."""
+
     def _open(self) -> Sandbox:
         with self._lock:
             if self._sandbox is None:
@@ -163,7 +168,7 @@ def sandbox_pool_actor(node_id: str, max_restarts: int) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(concurrency_groups={WATCH: 2})(SandboxPool).options(
+    return ray.remote(concurrency_groups={WATCH: 2, PULSE: 1})(SandboxPool).options(
         num_cpus=0,
         max_restarts=max_restarts,
         max_task_retries=TASK_RETRIES,

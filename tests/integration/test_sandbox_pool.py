@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 
+from funicular.actors import pool_judge
 from funicular.actors.pool_judge import INLINE_BYTES, PoolJudge, PoolsDead
 from funicular.actors.sandbox_pool import sandbox_pool_actor
 from funicular.actors.sandbox_pools import SandboxPools
@@ -86,6 +87,23 @@ def test_a_pool_that_dies_while_it_judges_judges_again(pools: SandboxPools) -> N
         slow, good = verdicts.result(timeout=PATIENCE_S)
     assert slow.outcome in (Outcome.CPU, Outcome.WALL)
     assert good.outcome is Outcome.OK
+
+
+def test_a_pool_that_hangs_sends_its_batch_to_another(pools: SandboxPools, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = make_pools(SandboxConfig(slots=1))
+    asyncio.run(others.start())
+    ((node, hung),) = others.handles
+    pid = int(ray.get(hung.report.remote(), timeout=PATIENCE_S).life.split()[0])
+    monkeypatch.setattr(pool_judge, "PULSE_S", 2.0)
+    judge = PoolJudge([(node, hung), *pools.handles], client="scorer-9", run="test", config=SandboxConfig())
+    monkeypatch.setattr(judge, "_turn", 1)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert [j.outcome for j in judge([GOOD, BAD], TESTS)] == [Outcome.OK, Outcome.WRONG]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert [until > 0 for until in judge._asked_last_until] == [True, False]
+    kill(others)
 
 
 def test_large_test_sets_travel_by_reference(pools: SandboxPools) -> None:

@@ -18,25 +18,54 @@ PROGRAM = Program(source="print(1)")
 
 
 class FakePool:
-    """Answers with a verdict, or with what it is told to raise."""
+    """Answers with a verdict, or with what it is told to raise; or late, or never."""
 
     def __init__(self) -> None:
         self.raises: Exception | None = None
+        self.late = 0
+        """How often a wait for it ends before it answers."""
+        self.alive = True
         self.asked = 0
         self.judge = self
+        self.pulse = FakePulse(self)
 
     def remote(self, *args: Any, **keywords: Any) -> FakePool:
         self.asked += 1
         return self
 
 
-class FakeRay:
-    """`ray.get`, `ray.put` and the context of a worker."""
+class FakePulse:
+    """The method `pulse` of a pool, and a call of it."""
 
-    def get(self, pool: FakePool, timeout: float) -> list[Judgement]:
-        if pool.raises is not None:
-            raise pool.raises
+    def __init__(self, pool: FakePool) -> None:
+        self.pool = pool
+        self.felt = 0
+
+    def options(self, **options: Any) -> FakePulse:
+        return self
+
+    def remote(self) -> FakePulse:
+        self.felt += 1
+        return self
+
+
+class FakeRay:
+    """`ray.get`, `ray.wait`, `ray.put` and the context of a worker."""
+
+    def get(self, call: FakePool | FakePulse, timeout: float) -> list[Judgement]:
+        if isinstance(call, FakePulse):
+            if not call.pool.alive:
+                raise GetTimeoutError("no pulse")
+            return []
+        if call.raises is not None:
+            raise call.raises
         return [VERDICT]
+
+    def wait(self, calls: list[FakePool], timeout: float) -> tuple[list[FakePool], list[FakePool]]:
+        if calls[0].late:
+            calls[0].late -= 1
+            return [], calls
+        return calls, []
 
     def put(self, pickled: bytes) -> object:
         return object()
@@ -51,7 +80,7 @@ class FakeRay:
 @pytest.fixture(autouse=True)
 def _ray(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRay()
-    for name in ("get", "put", "get_runtime_context"):
+    for name in ("get", "wait", "put", "get_runtime_context"):
         monkeypatch.setattr(ray, name, getattr(fake, name))
 
 
@@ -86,6 +115,30 @@ def test_a_pool_that_did_not_answer_in_time_is_asked_last_for_a_while(monkeypatc
     judge._asked_last_until[0] = 0.0
     judge([PROGRAM], sized(1))
     assert (near.asked, far.asked) == (2, 2)
+
+
+def test_a_pool_that_is_slow_but_alive_is_waited_for() -> None:
+    near, far = FakePool(), FakePool()
+    near.late = 3
+    assert judge_over(("here", near), ("there", far))([PROGRAM], sized(1)) == [VERDICT]
+    assert (near.asked, near.pulse.felt, far.asked) == (1, 3, 0)
+
+
+def test_a_pool_without_a_sign_of_life_costs_a_batch_two_pulses_and_is_asked_last() -> None:
+    near, far = FakePool(), FakePool()
+    near.late, near.alive = 1000, False
+    judge = judge_over(("here", near), ("there", far))
+    assert judge([PROGRAM], sized(1)) == [VERDICT]
+    assert (near.asked, near.pulse.felt, far.asked) == (1, 1, 1)
+    assert judge([PROGRAM], sized(1)) == [VERDICT]
+    assert (near.asked, far.asked) == (1, 2)
+
+
+def test_the_last_pool_is_waited_for_as_long_as_a_batch_may_take() -> None:
+    only = FakePool()
+    only.late, only.alive = 1000, False
+    assert judge_over(("here", only))([PROGRAM], sized(1)) == [VERDICT]
+    assert only.pulse.felt == 0
 
 
 def test_the_test_sets_that_a_scorer_keeps_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from funicular.launch import sandbox_probe
 from funicular.launch.cli import main
-from funicular.rewards.sandbox.probe import Reach, reach
+from funicular.rewards.sandbox.probe import Reach
 from funicular.rewards.sandbox.sandbox import Sandbox
-from tests.slots import skip_unless_possible
 
 
 def test_where_nothing_is_reached_it_says_why_and_which_switch_and_ends_with_1(
@@ -32,17 +31,3 @@ def test_where_nothing_is_reached_it_says_why_and_which_switch_and_ends_with_1(
     assert "not L1: no Landlock" in printed
     assert re.search(r"kernel +4\.19", printed)
     assert re.search(r"cores +\d+", printed)
-
-
-def test_where_a_level_is_reached_it_is_tried_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    skip_unless_possible()
-    level = reach().level
-    assert main(["sandbox", "probe"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"level {level}\n")
-    assert f"self-test passed at {level}" in printed
-    assert "  python: ok\n" in printed
-    assert "  python, asserts in a slot of their own: ok\n" in printed
-    speed = re.search(r"speed (\d+) jobs/s", printed)
-    assert speed
-    assert int(speed[1]) > 0

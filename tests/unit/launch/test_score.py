@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from funicular.launch.cli import main
-from tests.slots import skip_unless_possible
 
 TASKS = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n), "id": f"t{n}"} for n in range(1, 40)]
 
@@ -170,26 +169,3 @@ def test_a_verifier_that_is_not_well_stops_before_scoring(capsys: pytest.Capture
     assert "task m: the reference answer, as 'two words', gave failed" in printed.err
     assert printed.out == ""
     assert score([row], *needles, "reward.health_tasks=0") == 0
-
-
-def test_code_is_judged_in_the_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
-    skip_unless_possible()
-    code = [
-        "data.path=code",
-        "data.id_column=null",
-        "reward.verifier=code",
-        "sandbox.slots=1",
-        "sandbox.all_tests=true",
-    ]
-    code += ["reward.functions={correctness: 1, test_fraction: 0.5}"]
-    prompt = "Write a Python function add_7(x) that returns x plus 7."
-    rows = [
-        {"prompt": prompt, "completion": "```python\ndef add_7(x):\n    return x + 7\n```"},
-        {"prompt": prompt, "completion": "```python\ndef add_7(x):\n    return 9\n```"},
-        {"prompt": prompt, "completion": "I cannot."},
-    ]
-    found = verdicts(rows, *code)
-    assert [v["status"] for v in found] == ["passed", "failed", "failed"]
-    assert [v["reward"] for v in found] == [1.5, 0.0, 0.0]
-    assert found[0]["details"]["outcome"] == "ok"
-    assert found[1]["details"]["outcome"] == "wrong"

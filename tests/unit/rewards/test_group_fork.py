@@ -58,7 +58,7 @@ def test_functions_of_one_file_do_not_see_each_others_state(make: Make) -> None:
 def test_a_text_that_hangs_the_verifier_takes_no_functions_result(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(
         {"correctness": 1.0, "choice_format": 0.0, "length": 1.0},
-        limit=0.3,
+        limit=0.2,
         verifier="regex",
         verifier_options=SLOW,
         options={"length": {"target": 2}},
@@ -76,7 +76,7 @@ def test_a_text_that_hangs_the_verifier_takes_no_functions_result(make: Make, mo
 def test_a_text_that_hangs_a_built_in_function_takes_nothing_else(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(
         {"correctness": 1.0, "regex_match": 1.0, "length": 1.0},
-        limit=0.3,
+        limit=0.2,
         options={"regex_match": SLOW, "length": {"target": 2}},
     )
     forks = forks_of(runner, monkeypatch)

@@ -38,22 +38,22 @@ def test_functions_get_trl_columns_and_their_options(make: Make) -> None:
 
 
 def test_only_the_text_that_hangs_times_out_and_scores_zero(make: Make) -> None:
-    runner = make({"user.py:hang_on_loop": 1.0, "user.py:score": 0.1}, limit=0.5)
+    runner = make({"user.py:hang_on_loop": 1.0, "user.py:score": 0.1}, limit=0.2)
     verdicts, raised = score(runner, ["5", "loop 5", "6"])
     assert rewards(verdicts) == [1.1, pytest.approx(0.6), 1.1]
     assert statuses(verdicts) == ["passed", "timeout", "failed"]
     assert verdicts[1].breakdown["user.py:hang_on_loop"] == 0.0
-    assert "0.5 s" in verdicts[1].details["user.py:hang_on_loop"]
+    assert "0.2 s" in verdicts[1].details["user.py:hang_on_loop"]
     assert raised == {}, "a time-out is the completion's doing, not the function's error"
 
 
 def test_the_others_of_a_group_are_still_evaluated_together(make: Make) -> None:
-    verdicts, _ = score(make({"user.py:count_group": 1.0}, limit=0.5), ["5", "loop", "6"])
+    verdicts, _ = score(make({"user.py:count_group": 1.0}, limit=0.2), ["5", "loop", "6"])
     assert rewards(verdicts) == [2.0, 0.0, 2.0]
 
 
 def test_a_hanging_verifier_is_a_time_out_and_not_correct(make: Make) -> None:
-    runner = make({"correctness": 1.0}, limit=1.0, verifier="math")
+    runner = make({"correctness": 1.0}, limit=0.5, verifier="math")
     task = Task(task_id="t", prompt="Q", answer="5", verifier="math")
     verdicts, raised = score(runner, ["$5$", "$9^{9^{9^{9^{9}}}}$"], task)
     assert statuses(verdicts) == ["passed", "timeout"]
@@ -62,12 +62,12 @@ def test_a_hanging_verifier_is_a_time_out_and_not_correct(make: Make) -> None:
 
 
 def test_of_a_verifier_only_the_text_that_hangs_times_out(make: Make) -> None:
-    runner = make({"correctness": 1.0}, limit=0.5, verifier="regex", verifier_options={"pattern": "^(a+)+$"})
+    runner = make({"correctness": 1.0}, limit=0.2, verifier="regex", verifier_options={"pattern": "^(a+)+$"})
     task = Task(task_id="t", prompt="Q", answer=None, verifier="regex")
     verdicts, raised = score(runner, ["aaa", "a" * 40 + "!", "b", "a" * 41 + "!", "a"], task)
     assert statuses(verdicts) == ["passed", "timeout", "failed", "timeout", "passed"]
     assert rewards(verdicts) == [1.0, 0.0, 0.0, 0.0, 1.0]
-    assert "no answer in 0.5 s of CPU time" in verdicts[1].details["verifier"]
+    assert "no answer in 0.2 s of CPU time" in verdicts[1].details["verifier"]
     assert raised == {}
 
 

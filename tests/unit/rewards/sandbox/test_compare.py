@@ -230,8 +230,10 @@ def test_values_nested_too_deep_are_not_equal() -> None:
         assert not same_value(nested, nested, comparison)
 
 
+@pytest.mark.timeout(120)
 def test_output_made_to_be_slow_to_compare_is_compared() -> None:
-    size = 1 << 20
+    """Quadratic work would take more than a minute for each."""
+    size = 1 << 18
     for claimed in (
         b"\n" * size,
         b" " * size,
@@ -296,38 +298,38 @@ def json_blurs_keys(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(json_blurs_keys, value))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(claimed=st.binary(max_size=200), expected=NUMBER_LIKE | st.text(max_size=50), comparison=COMPARISONS)
 def test_no_output_raises(claimed: bytes, expected: str, comparison: Comparison) -> None:
     assert same_stdout(claimed, expected, comparison) in (True, False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(text=NUMBER_LIKE | st.text(max_size=50), comparison=COMPARISONS)
 def test_every_output_is_the_same_as_itself(text: str, comparison: Comparison) -> None:
     assert same_stdout(text.encode("utf-8", "replace"), text.encode("utf-8", "replace").decode(), comparison)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(claimed=VALUES, expected=VALUES, comparison=COMPARISONS)
 def test_no_value_raises(claimed: Any, expected: Any, comparison: Comparison) -> None:
     assert same_value(claimed, expected, comparison) in (True, False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(value=VALUES.filter(lambda value: not has_nan(value) and not json_blurs_keys(value)), comparison=COMPARISONS)
 def test_every_value_without_nan_is_the_same_as_itself(value: Any, comparison: Comparison) -> None:
     assert same_value(value, value, comparison)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(one=VALUES, other=VALUES, unordered=st.booleans())
 def test_sameness_of_values_is_symmetric_without_a_tolerance(one: Any, other: Any, unordered: bool) -> None:
     comparison = Comparison(unordered_lines=unordered)
     assert same_value(one, other, comparison) == same_value(other, one, comparison)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(integer=st.integers(), zeros=st.integers(0, 5), other=st.integers())
 def test_integers_match_by_value_only(integer: int, zeros: int, other: int) -> None:
     sign = "-" if integer < 0 else ""

@@ -15,6 +15,8 @@ from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.sandbox.slot import native
 from funicular.rewards.sandbox.types import Outcome, Program, StdioCase, StdioTests
 
+pytestmark = pytest.mark.integration
+
 ECHO = Program(source="print(input())")
 SPIN = Program(source="while True: pass")
 PATIENCE_S = 60.0
@@ -37,14 +39,15 @@ class FakeStore:
         return self.pickles[reference]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def store() -> FakeStore:
     return FakeStore()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool(store: FakeStore) -> Iterator[SandboxPool]:
-    pool = SandboxPool(SandboxConfig(slots=1), slots=1, fetch=store.fetch)
+    """One for all tests, as a node has it."""
+    pool = SandboxPool(SandboxConfig(slots=1, cpu_s=0.2), slots=1, fetch=store.fetch)
     yield pool
     if pool._sandbox is not None:
         pool._sandbox.close()
@@ -55,17 +58,18 @@ def judge(pool: SandboxPool, tests: PackedTests, *programs: Program, client: str
     return [verdict.outcome for verdict in verdicts]
 
 
+def test_the_slots_start_with_the_first_call_and_the_report_says_what_they_are(pool: SandboxPool) -> None:
+    assert pool._sandbox is None
+    report = pool.start("python")
+    assert (report.slots, report.level, report.stats.submissions) == (1, report.stats.level, 0)
+    assert pool.report().life == report.life
+
+
 def test_a_test_set_is_fetched_once(pool: SandboxPool, store: FakeStore) -> None:
     one, two = store.put("1"), store.put("2")
     for tests in (one, two, one, one):
         assert judge(pool, tests, ECHO) == [Outcome.OK]
     assert store.fetched == ["1", "2"]
-
-
-def test_the_slots_start_with_the_first_call_and_the_report_says_what_they_are(pool: SandboxPool) -> None:
-    report = pool.start("python")
-    assert (report.slots, report.level, report.stats.submissions) == (1, report.stats.level, 0)
-    assert pool.report().life == report.life
 
 
 def test_a_clients_next_batch_takes_the_place_of_the_one_that_it_gave_up(pool: SandboxPool, store: FakeStore) -> None:

@@ -160,6 +160,9 @@ class AlgorithmConfig:
     paper); 1: all."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus: the mean entropy over the optimizer batch's tokens, taken from the loss."""
+    entropy_target: float | None = None
+    """Nats: entropy_coef rises by 0.005 after steps whose entropy is at most this, falls after others, and acts only
+    while the last step's was at most this (Skywork-OR1: 0.2); null: it is constant."""
     mask_truncated_completions: bool = False
     """Take completions cut at max_completion_tokens out of the loss (their rewards stay in the baseline)."""
     zero_variance_groups: Literal["auto", "keep", "drop", "replace"] = "auto"

@@ -117,7 +117,6 @@ def loss_from_tensors(
         geometric_floor=geometric_floor,
         geometric_cap=geometric_cap,
         off_policy_threshold=off_policy_threshold,
-        entropy_coef=entropy_coef,
     )
     settings.check()
     for name, value in (

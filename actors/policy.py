@@ -12,6 +12,7 @@ from torch import nn
 
 from funicular.actors.activation_offload import offloaded_activations
 from funicular.actors.attention import attention_arguments
+from funicular.actors.collate import Batch
 from funicular.actors.head import OutputHead, check_logits
 from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
 
@@ -102,6 +103,18 @@ class PolicyModel(nn.Module):
     def _check_head(self) -> None:
         ids = torch.arange(_PROBE_TOKENS, device=self.head.weight.device)[None]
         check_logits(self.causal_lm, ids, self._hidden(ids, torch.ones_like(ids), ids))
+
+
+def score_batch(model: Any, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies of a batch's trained tokens, (N,) each, by a policy or its DeepSpeed engine."""
+    return model(
+        batch.input_ids,
+        batch.attention_mask,
+        batch.position_ids,
+        batch.selection,
+        temperature=temperature,
+        row_lengths=batch.row_lengths,
+    )
 
 
 def load_causal_lm(folder: str | Path, dtype: torch.dtype, **options: Any) -> Any:

@@ -18,7 +18,7 @@ from funicular.actors.advantage import rewards_are_equal
 from funicular.actors.advantages.batch import BatchAdvantages, KlScores, batch_advantages
 from funicular.actors.aggregation import Normaliser
 from funicular.actors.config import AlgorithmConfig
-from funicular.actors.losses.presets import preset_of
+from funicular.actors.losses.presets import preset_of, uses_entropy
 from funicular.actors.packing import MicroBatch, PlannedRow, aligned, balance, cut_micro_batches
 from funicular.actors.types import ScoredGroup
 from funicular.rewards.config import RewardConfig
@@ -184,7 +184,7 @@ def _planned_rows(
 ) -> list[PlannedRow]:
     tokens_G = trained_lengths(group, algorithm)
     group_tokens = sum(n or 0 for n in tokens_G)
-    all_rows = algorithm.beta > 0 or algorithm.entropy_coef > 0 or algorithm.top_entropy_quantile < 1
+    all_rows = algorithm.beta > 0 or uses_entropy(algorithm) or algorithm.top_entropy_quantile < 1
     return [
         PlannedRow(
             group_id=group.group_id,

@@ -87,6 +87,8 @@ PEER_NAMES = {
     "off_policy_mask_threshold": "algorithm.off_policy_threshold",
     "bypass_mode": "algorithm.old_logprobs",
     "entropy_coeff": "algorithm.entropy_coef",
+    "adaptive_entropy_target": "algorithm.entropy_target",
+    "target_entropy": "algorithm.entropy_target",
     "entropy_bonus": "algorithm.entropy_coef",
     "tis_imp_ratio_cap": "algorithm.importance_cap",
     "vllm_importance_sampling_cap": "algorithm.importance_cap",

@@ -116,6 +116,7 @@ RANGES: dict[str, Range] = {
     "algorithm.off_policy_threshold": _MAYBE,
     "algorithm.top_entropy_quantile": Range(above=0, at_most=1),
     "algorithm.entropy_coef": _MAYBE,
+    "algorithm.entropy_target": _MAYBE,
     "algorithm.beta_reward_min": Range(),
     "algorithm.beta_reward_max": Range(),
     "algorithm.max_replacements": _MAYBE,

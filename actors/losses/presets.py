@@ -127,13 +127,17 @@ def loss_settings(algorithm: AlgorithmConfig) -> LossSettings:
         geometric_floor=algorithm.geometric_floor,
         geometric_cap=algorithm.geometric_cap,
         off_policy_threshold=algorithm.off_policy_threshold,
-        entropy_coef=algorithm.entropy_coef,
     )
 
 
 def needs_reference(algorithm: AlgorithmConfig) -> bool:
     """Whether a reference policy is needed at all, in the loss or in rewards."""
     return algorithm.beta > 0
+
+
+def uses_entropy(algorithm: AlgorithmConfig) -> bool:
+    """Whether the loss has an entropy bonus, now or once it is steered up."""
+    return algorithm.entropy_coef > 0 or algorithm.entropy_target is not None
 
 
 def kl_in_reward(algorithm: AlgorithmConfig) -> bool:

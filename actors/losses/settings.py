@@ -39,7 +39,6 @@ class LossSettings:
     geometric_floor: float = 0.999
     geometric_cap: float = 1.001
     off_policy_threshold: float | None = None
-    entropy_coef: float = 0.0
 
     def check(self) -> None:
         """Refuse settings that contradict each other.

@@ -10,5 +10,6 @@ def sapo(ratio: torch.Tensor, advantages: torch.Tensor, *, tau_positive: float, 
 
     tau is `tau_positive` where the advantage is above 0, else `tau_negative`. At r = 1 the gradient is A.
     """
-    tau = torch.where(advantages > 0, tau_positive, tau_negative).to(ratio.dtype)
+    # torch.where on two Python numbers would round them to float32
+    tau = torch.full_like(ratio, tau_negative).masked_fill(advantages > 0, tau_positive)
     return torch.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages

@@ -38,7 +38,8 @@ def vespo(
             log_weight = log_weight + segments.sum(importance_weights.log().clamp(min=_LOG_FLOOR))
         log_weight = segments.spread(log_weight.clamp(_LOG_FLOOR, _LOG_RATIO_LIMIT))
         positive = advantages >= 0
-        k = torch.where(positive, k_positive, k_negative).to(logprobs.dtype)
-        rate = torch.where(positive, lambda_positive, lambda_negative).to(logprobs.dtype)
+        # torch.where on two Python numbers would round them to float32
+        k = torch.full_like(log_weight, k_negative).masked_fill(positive, k_positive)
+        rate = torch.full_like(log_weight, lambda_negative).masked_fill(positive, lambda_positive)
         phi = torch.exp(rate + k * log_weight - rate * log_weight.exp())
     return phi * advantages * logprobs

@@ -89,7 +89,7 @@ def loss_from_tensors(
     Other arguments: `LossSettings`, docs/algorithms.md.
 
     Returns:
-        Scalar. Connected to `logprobs`, and 0, when the mask is empty.
+        Scalar of `logprobs`' type; the arithmetic is float64. Connected to `logprobs`, and 0, when the mask is empty.
 
     Raises:
         ValueError: shapes differ, settings contradict each other, or an argument that they need is missing.
@@ -119,15 +119,21 @@ def loss_from_tensors(
         off_policy_threshold=off_policy_threshold,
     )
     settings.check()
-    for name, value in (
+    for name, tensor in (
         ("old_logprobs", old_logprobs),
         ("mask", mask),
         ("reference_logprobs", reference_logprobs),
         ("generator_logprobs", generator_logprobs),
         ("entropies", entropies),
     ):
-        if value is not None and value.shape != logprobs.shape:
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {tuple(logprobs.shape)}")
+        if tensor is not None and tensor.shape != logprobs.shape:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(logprobs.shape)}")
+    _check_rows(logprobs, advantages, groups, group_tokens)
+    for name, weight in (("beta", beta), ("entropy_coef", entropy_coef)):
+        if weight < 0:
+            raise ValueError(f"{name}: got {weight}, expected at least 0")
+    if not 0 < top_entropy_quantile <= 1:
+        raise ValueError(f"top_entropy_quantile: got {top_entropy_quantile}, expected above 0, and at most 1")
     if entropies is None and (entropy_coef > 0 or top_entropy_quantile < 1):
         raise ValueError("entropy_coef and top_entropy_quantile need entropies")
     trained = mask != 0
@@ -162,19 +168,31 @@ def loss_from_tensors(
     weights_R = _row_weights(
         lengths, aggregation, rows, tokens, max_completion_tokens, groups, group_count, group_tokens
     )
-    loss = (terms.losses * segments.spread(weights_R).to(terms.losses.dtype)).sum()
+    loss = (terms.losses * segments.spread(weights_R)).sum()
     if entropy_coef > 0 and flat_entropies is not None:
         counted = flat_entropies if in_policy_term is None else flat_entropies[in_policy_term]
-        loss = loss - entropy_coef * counted.sum() / max(
+        loss = loss - entropy_coef * counted.double().sum() / max(
             1, counted.numel() if entropy_tokens is None else entropy_tokens
         )
-    return loss
+    return loss.to(logprobs.dtype)
 
 
 def _bypass(logprobs: torch.Tensor, generator_logprobs: torch.Tensor | None) -> torch.Tensor:
     if generator_logprobs is None:
         raise ValueError("old_logprobs: got None, which needs generator_logprobs to stand in for them")
     return torch.where(torch.isnan(generator_logprobs), logprobs.detach(), generator_logprobs)
+
+
+def _check_rows(
+    logprobs: torch.Tensor, advantages: torch.Tensor, groups: torch.Tensor | None, group_tokens: torch.Tensor | None
+) -> None:
+    rows = logprobs.shape[:1]
+    if advantages.shape not in (rows, logprobs.shape):
+        expected = f"{tuple(rows)} or {tuple(logprobs.shape)}"
+        raise ValueError(f"advantages: got shape {tuple(advantages.shape)}, expected {expected}")
+    for name, value in (("groups", groups), ("group_tokens", group_tokens)):
+        if value is not None and value.shape != rows:
+            raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {tuple(rows)}")
 
 
 def _row_weights(

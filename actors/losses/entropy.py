@@ -19,6 +19,8 @@ def entropy_threshold_of(entropies: torch.Tensor, quantile: float) -> float:
         return float("-inf")
     ordered = entropies.detach().double().sort().values  # torch.quantile refuses more than 2^24 elements
     position = (1 - quantile) * (ordered.numel() - 1)
+    if abs(position - round(position)) < 1e-9:  # 1 - 0.7 is above 0.3, and would leave out the token that it means
+        position = round(position)
     below = int(position)
     above = min(below + 1, ordered.numel() - 1)
     return float(torch.lerp(ordered[below], ordered[above], position - below))

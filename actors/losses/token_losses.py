@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,7 +40,7 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLosses:
-    """What `token_losses` computed; all (N,)."""
+    """What `token_losses` computed; all (N,), numbers in float64."""
 
     losses: torch.Tensor
     """With gradient."""
@@ -58,11 +58,13 @@ def token_losses(inputs: LossInputs, settings: LossSettings) -> TokenLosses:
     """- J keep e w + beta kl of each token.
 
     J is the objective, keep the off-policy sequence mask, e the mask of highest entropies, w the importance weight.
-    KL is multiplied by none of them.
+    KL is multiplied by none of them. The arithmetic is float64: differences of close numbers (e^d - d - 1 near the
+    reference, sums over long completions) would lose digits, and products of ratios would overflow, in float32.
 
     Raises:
         ValueError: a tensor that the settings need is missing.
     """
+    inputs = _in_float64(inputs)
     old = inputs.old_logprobs.detach()
     generator = inputs.generator_logprobs
     if settings.importance_correction != "none" and generator is None:
@@ -89,6 +91,18 @@ def token_losses(inputs: LossInputs, settings: LossSettings) -> TokenLosses:
         losses = losses + settings.beta * kl
         kl = kl.detach()
     return TokenLosses(losses=losses, ratio=ratio.detach(), weights=weights, kept=kept, kl=kl)
+
+
+def _in_float64(inputs: LossInputs) -> LossInputs:
+    generator, reference = inputs.generator_logprobs, inputs.reference_logprobs
+    return replace(
+        inputs,
+        logprobs=inputs.logprobs.double(),
+        old_logprobs=inputs.old_logprobs.double(),
+        advantages=inputs.advantages.double(),
+        generator_logprobs=None if generator is None else generator.double(),
+        reference_logprobs=None if reference is None else reference.double(),
+    )
 
 
 def _objective(

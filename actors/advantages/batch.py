@@ -10,7 +10,7 @@ import numpy as np
 from funicular.actors.advantage import Numbers_PG, group_advantages
 from funicular.actors.advantages.beta import beta_advantages
 from funicular.actors.advantages.several import average_advantages, normalize_then_sum
-from funicular.actors.advantages.whitening import token_moments, token_whitener, whitened
+from funicular.actors.advantages.whitening import token_whitener, whitened
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.losses.presets import Preset, preset_of
 from funicular.actors.types import KlScore, ScoredGroup
@@ -155,13 +155,12 @@ def _with_kl_to_go(
         for advantage, score in zip(of_group, scores, strict=True)
         if advantage is not None and score is not None
     ]
-    a = np.array([advantage for advantage, _ in pairs])
-    counts = np.array([float(score.tokens) for _, score in pairs])
-    to_go = np.array([score.to_go_sum for _, score in pairs])
-    to_go_squares = np.array([score.to_go_squares for _, score in pairs])
-    sums = counts * a - beta * to_go
-    squares = counts * a**2 - 2 * beta * a * to_go + beta**2 * to_go_squares
-    mean, divisor = token_whitener(*token_moments(counts, sums, squares))
+    mean, divisor = token_whitener(
+        np.array([float(score.tokens) for _, score in pairs]),
+        np.array([advantage for advantage, _ in pairs]),
+        beta * np.array([score.to_go_sum for _, score in pairs]),
+        beta**2 * np.array([score.to_go_squares for _, score in pairs]),
+    )
     return [[None if x is None else (x - mean) / divisor for x in group] for group in advantages_PG], -beta / divisor
 
 

@@ -91,10 +91,34 @@ def _fit(means: np.ndarray) -> tuple[float, float, float, float]:
 
 def _weight(p: float, alpha: float, beta: float) -> float:
     """1 / density at p, at most MAX_WEIGHT."""
-    log_density = math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta)
-    for power, x in ((alpha - 1, p), (beta - 1, 1 - p)):
-        if power > 0:
-            if x <= 0:
-                return MAX_WEIGHT
-            log_density += power * math.log(x)
-    return min(MAX_WEIGHT, math.exp(min(-log_density, math.log(MAX_WEIGHT))))
+    if (p <= 0 and alpha > 1) or (p >= 1 and beta > 1):  # the density is 0
+        return MAX_WEIGHT
+    if alpha == 1 or beta == 1:  # so that 0^0 is 1
+        log_density = math.log(max(alpha, beta)) + (
+            (alpha - 1) * math.log(p) if alpha > 1 else (beta - 1) * math.log1p(-p) if beta > 1 else 0.0
+        )
+    else:
+        log_density = _log_density(p, alpha, beta)
+    return math.exp(min(-log_density, math.log(MAX_WEIGHT)))
+
+
+def _log_density(p: float, alpha: float, beta: float) -> float:
+    """Logarithm of the Beta distribution's density at p, 0 < p < 1.
+
+    By Stirling's formula around the mean (Loader 2000), because tasks that are almost equally hard make alpha and
+    beta large, and the logarithms of their gamma functions would cancel to few digits.
+    """
+    total = alpha + beta
+    off_mean = p - alpha / total
+    deviance = alpha * math.log1p(off_mean * total / alpha) + beta * math.log1p(-off_mean * total / beta)
+    remainder = _stirling_remainder(total) - _stirling_remainder(alpha) - _stirling_remainder(beta)
+    scale = math.log(alpha * beta / (2 * math.pi * total)) / 2
+    return remainder + scale + deviance - math.log(p) - math.log1p(-p)
+
+
+def _stirling_remainder(x: float) -> float:
+    """log Gamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2), for x of at least 1."""
+    if x < 15:
+        return math.lgamma(x) - ((x - 0.5) * math.log(x) - x + math.log(2 * math.pi) / 2)
+    y = 1 / (x * x)
+    return (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y * (1 / 1680 - y / 1188)))) / x

@@ -12,4 +12,5 @@ def sapo(ratio: torch.Tensor, advantages: torch.Tensor, *, tau_positive: float, 
     """
     # torch.where on two Python numbers would round them to float32
     tau = torch.full_like(ratio, tau_negative).masked_fill(advantages > 0, tau_positive)
-    return torch.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages
+    # not torch.sigmoid, whose gradient s (1 - s) keeps no digits of 1 - s far above r = 1; the exponent is at most tau
+    return 4 / tau * advantages / (1 + torch.exp(-tau * (ratio - 1)))

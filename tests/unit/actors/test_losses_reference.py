@@ -140,6 +140,12 @@ def test_a_ratio_beyond_float32_gives_numbers_and_no_nan(objective: str, level: 
     assert_agree(batch, options)
 
 
+def test_the_gradient_of_a_saturated_sapo_gate_keeps_its_digits() -> None:
+    batch = make_batch(0.0, masks=["1"])
+    batch["logprobs"] = batch["old_logprobs"] + 3.0
+    assert_agree(batch, {"objective": "sapo", "aggregation": "token"})
+
+
 SMOOTH = [pair for pair in PAIRS if pair[0] not in ("cispo", "vespo") and pair[1] != "sequence_token"]
 """Objectives whose gradient is that of their value: nothing in them is held fixed."""
 

@@ -85,6 +85,10 @@ def _doubtful_learner(config: Config) -> Iterator[Problem]:
         expected = f"the learner computes in {learner.compute_dtype}, so log-probabilities differ more"
         nearest = f"Set generator.dtype={learner.compute_dtype}, or keep algorithm.importance_cap"
         yield problem_at(config, "generator.dtype", expected, nearest, "learner.compute_dtype")
+    if learner.head_dtype == "float32" and generator.dtype != "float32":
+        expected = f"the generator multiplies its output head in {generator.dtype}, so log-probabilities differ more"
+        nearest = "ScaleRL has float32 heads on both sides; the generator has none of its own yet"
+        yield problem_at(config, "learner.head_dtype", expected, nearest, "generator.dtype")
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     if learner.micro_batch_tokens < longest:
         expected = f"one row may have {longest} tokens (max_prompt_tokens + max_completion_tokens)"

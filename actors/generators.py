@@ -1,24 +1,21 @@
 """The generators as one service: the least loaded takes the next group; a dead or distrusted one is rebuilt.
 
-A member is `starting` while it is made or made anew, then `serving`; `waiting` before the first publish, and while it
-refuses a version that will be sent again.
-Whatever goes wrong with it, its groups fail (the loop draws them again), the actor is killed and a new one takes its
-name, loads the newest published weights and joins. The run stops only when the restart budget is spent.
+A member is `waiting` before the first publish, and while it refuses a version that will be sent again. Groups of one
+that is rebuilt fail, and the loop draws them again; the new actor loads the newest published weights and joins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from funicular.actors.busy_clock import BusyClock
-from funicular.actors.errors import GroupFailed, RunStopped, first_line
+from funicular.actors.engine_members import EngineMembers, Member
+from funicular.actors.errors import GroupFailed, first_line
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
 from funicular.cluster.calls import DeadlineExceeded, call
@@ -26,26 +23,8 @@ from funicular.cluster.supervise import RestartBudget
 
 log = logging.getLogger(__name__)
 
-HEALTH_PERIOD_S = 15.0
-HEALTH_DEADLINE_S = 120.0
-"""A busy event loop answers late; only one that is stuck does not answer at all."""
 
-
-@dataclass(eq=False)
-class _Member:
-    name: str
-    actor: Any
-    state: str = "starting"
-    in_flight: int = 0
-    installs: int = 0
-    """Installs ever asked of this actor: each has its own label in the engine."""
-    version: int | None = None
-    """Committed here."""
-    refusal: str = ""
-    """Why it refused the newest version, if it did."""
-
-
-class Generators:
+class Generators(EngineMembers):
     """Routes groups to generators and keeps every generator on verified weights.
 
     Args:
@@ -65,24 +44,16 @@ class Generators:
         budget: RestartBudget,
         kill_actor: Callable[[Any], None] = ray.kill,
     ) -> None:
-        self._make_actor = make_actor
-        self._kill_actor = kill_actor
-        self._start_deadline_s = start_deadline_s
+        super().__init__(
+            "generator",
+            make_actor,
+            count=count,
+            start_deadline_s=start_deadline_s,
+            budget=budget,
+            kill_actor=kill_actor,
+        )
         self._install_deadline_s = install_deadline_s
-        self._budget = budget
-        self._members = [_Member(f"generator-{i}", make_actor(f"generator-{i}")) for i in range(count)]
-        self._changed = asyncio.Condition()
         self._newest: PublishedWeights | None = None
-        self._fatal: Exception | None = None
-        self._background: set[asyncio.Task[None]] = set()
-        self._busy = BusyClock(count)
-
-    async def start(self) -> None:
-        """Start every engine; returns when all answer. A generator that dies meanwhile is started again."""
-        await asyncio.gather(*(self._start(member) for member in self._members))
-        for member in self._members:
-            member.state = "waiting"
-        self._spawn(self._watch_health())
 
     async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, Any]:
         """Have one group generated.
@@ -96,8 +67,7 @@ class Generators:
         """
         member = await self._least_loaded()
         actor = member.actor
-        member.in_flight += 1
-        self._busy.change(+1 if member.in_flight == 1 else 0)
+        self._work(member, +1)
         try:
             record_ref, payload_ref = actor.generate.remote(request)
             # No deadline here: the generator itself watches for progress, and the health watch for the generator.
@@ -111,8 +81,7 @@ class Generators:
                 self._distrust(member, actor, str(error))
             raise
         finally:
-            member.in_flight -= 1
-            self._busy.change(-1 if member.in_flight == 0 else 0)
+            self._work(member, -1)
 
     async def install(self, weights: PublishedWeights, *, last_attempt: bool) -> list[SyncRecord]:
         """Have every live generator that lacks this version load, verify and commit it, each at its own pace.
@@ -121,6 +90,7 @@ class Generators:
         version on the last attempt. Before that it stays paused, and `behind` says that it waits.
         """
         self._newest = weights
+        self._served = True  # whatever fails from now on is no fault of the recipe
         version = weights.manifest.version
         lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]
         records = await asyncio.gather(*(self._install(member, weights) for member in lacking))
@@ -155,37 +125,20 @@ class Generators:
 
     async def metrics(self) -> dict[str, float]:
         """Number of serving generators and the fraction of time that generators had nothing to do."""
-        serving = sum(m.state == "serving" for m in self._members)
-        return {"perf/generator_idle_frac": self._busy.idle_fraction(), "generators/serving": float(serving)}
+        return {"perf/generator_idle_frac": self._busy.idle_fraction(), "generators/serving": float(self.serving)}
 
-    async def _start(self, member: _Member) -> None:
-        while True:
-            try:
-                what = f"{member.name}: engine start"
-                await call(member.actor.start.remote(), deadline_s=self._start_deadline_s, what=what)
-                return
-            except (RayActorError, DeadlineExceeded) as error:
-                self._recreate(member, first_line(error))
-            except Exception as error:
-                if self._newest is None:  # nothing was ever served: most likely the recipe or the installation
-                    raise RunStopped(f"{member.name}: the engine does not start: {error}") from error
-                self._recreate(member, first_line(error))  # memory that the dead engine held may still be in use
+    async def _begin(self, member: Member) -> None:
+        await self._set_state(member, "waiting")
 
-    async def _least_loaded(self) -> _Member:
-        def serving() -> list[_Member]:
-            return [m for m in self._members if m.state == "serving"]
+    async def _join(self, member: Member) -> str | None:
+        if self._newest is None:
+            await self._set_state(member, "waiting")
+        while self._newest is not None and member.version != self._newest.manifest.version:
+            if await self._install(member, self._newest) is None:
+                return member.refusal  # fresh, and it still refuses: nothing is gained by sending again
+        return None
 
-        deadline_s = 2 * self._start_deadline_s
-        try:
-            async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(lambda: bool(serving()) or self._fatal is not None)
-                if self._fatal is not None:
-                    raise self._fatal
-                return min(serving(), key=lambda m: m.in_flight)
-        except TimeoutError as error:
-            raise RunStopped(f"no generator could serve for {deadline_s:.0f} s") from error
-
-    async def _install(self, member: _Member, weights: PublishedWeights) -> SyncRecord | None:
+    async def _install(self, member: Member, weights: PublishedWeights) -> SyncRecord | None:
         """None: it refused, and is `waiting`; or it is being rebuilt."""
         member.installs += 1
         version = weights.manifest.version
@@ -207,58 +160,3 @@ class Generators:
         if self._newest is None or self._newest.manifest.version == version:  # else it has to load again
             await self._set_state(member, "serving")
         return record
-
-    def _distrust(self, member: _Member, actor: Any, reason: str) -> None:
-        if member.actor is actor and member.state in ("serving", "waiting"):  # a late error is of a former actor
-            member.state = "starting"
-            self._spawn(self._rebuild(member, reason))
-
-    async def _rebuild(self, member: _Member, reason: str) -> None:
-        while member.state == "starting":
-            self._recreate(member, reason)
-            await self._start(member)
-            while self._newest is not None and member.version != self._newest.manifest.version:
-                if await self._install(member, self._newest) is None:
-                    reason = member.refusal  # fresh, and it still refuses: nothing is gained by sending again
-                    break
-
-    def _recreate(self, member: _Member, reason: str) -> None:
-        log.warning("%s is rebuilt: %s", member.name, reason)
-        self._budget.spend(member.name, reason)
-        self._kill_actor(member.actor)
-        member.actor = self._make_actor(member.name)
-        member.installs = 0
-        member.version = None
-        member.refusal = ""
-
-    async def _watch_health(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_PERIOD_S)
-            for member in self._members:
-                if member.state != "serving":
-                    continue
-                actor = member.actor
-                try:
-                    what = f"{member.name}: health"
-                    await call(actor.health.remote(), deadline_s=HEALTH_DEADLINE_S, what=what)
-                except (RayActorError, DeadlineExceeded, GroupFailed) as error:
-                    self._distrust(member, actor, first_line(error))
-
-    async def _set_state(self, member: _Member, state: str) -> None:
-        async with self._changed:
-            member.state = state
-            self._changed.notify_all()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._guarded(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            async with self._changed:
-                self._fatal = RunStopped(f"generators: {error}")
-                self._fatal.__cause__ = error
-                self._changed.notify_all()

@@ -12,7 +12,7 @@ import torch
 from funicular.actors.attention import packed_positions
 from funicular.actors.losses.segments import Segments
 from funicular.actors.packing import MicroBatch
-from funicular.actors.types import GroupPayload
+from funicular.actors.types import GroupPayload, TeacherPayload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class Batch:
     """(N,) float32: coefficients in the optimizer batch's sum."""
     generator_logprobs: torch.Tensor
     """(N,) float32."""
+    teacher_logprobs: torch.Tensor | None
+    """(N,) float32; None: no teacher scored them."""
     segments: Segments
     """Which of the R completions each token belongs to."""
     kl_weight: float
@@ -46,17 +48,28 @@ class Batch:
 
 
 def collate(
-    micro: MicroBatch, payloads: Mapping[str, GroupPayload], device: torch.device, *, packed: bool = False
+    micro: MicroBatch,
+    payloads: Mapping[str, GroupPayload],
+    device: torch.device,
+    *,
+    packed: bool = False,
+    teacher_payloads: Mapping[str, TeacherPayload] | None = None,
 ) -> Batch:
-    """Gather the rows of a micro-batch from the payloads that this rank fetched."""
+    """Gather the rows of a micro-batch from the payloads that this rank fetched.
+
+    Args:
+        teacher_payloads: by group id; None: no teacher scored the groups.
+    """
     if not micro.rows:
         return token_batch([0, 0], device, packed=packed)
-    ids, generator_logprobs = [], []
+    ids, generator_logprobs, teacher_logprobs = [], [], []
     for row in micro.rows:
         payload = payloads[row.group_id]
         part = payload.completion(row.completion)
         ids.append(np.concatenate([payload.prompt_ids, payload.token_ids[part]]).astype(np.int64))
         generator_logprobs.append(payload.generator_logprobs[part])
+        if teacher_payloads is not None:
+            teacher_logprobs.append(teacher_payloads[row.group_id].logprobs[part])
     lengths = [row.length for row in micro.rows]
     tokens = np.array([row.completion_tokens for row in micro.rows])
     width = max(lengths)
@@ -74,6 +87,7 @@ def collate(
         advantages=floats(np.repeat([row.advantage for row in micro.rows], tokens)),
         token_weights=floats(np.repeat([row.token_weight for row in micro.rows], tokens)),
         generator_logprobs=floats(np.concatenate(generator_logprobs)),
+        teacher_logprobs=floats(np.concatenate(teacher_logprobs)) if teacher_logprobs else None,
         segments=Segments.of_lengths(torch.from_numpy(tokens).to(device)),
         kl_weight=micro.rows[0].kl_weight,
         rows=tuple((row.group_id, row.completion) for row in micro.rows),
@@ -90,6 +104,7 @@ def token_batch(token_ids: list[int], device: torch.device, *, packed: bool = Fa
         advantages=zeros,
         token_weights=zeros,
         generator_logprobs=zeros,
+        teacher_logprobs=None,
         segments=Segments.of_lengths(torch.tensor([len(token_ids) - 1], device=device)),
         kl_weight=0.0,
         rows=(),

@@ -11,9 +11,18 @@ _GIB = 1 << 30
 
 
 def start_engine(
-    config: GeneratorConfig, sync: WeightSyncConfig, *, model_folder: str, seed: int, use_gpu: bool
+    config: GeneratorConfig,
+    sync: WeightSyncConfig,
+    *,
+    model_folder: str,
+    seed: int,
+    use_gpu: bool,
+    max_batch_tokens: int | None = None,
 ) -> Any:
     """Start an AsyncLLM in the running event loop, which it blocks meanwhile (about a minute).
+
+    Args:
+        max_batch_tokens: tokens of one pass through the model; None: vLLM's choice.
 
     Returns:
         The engine, ready to receive weights. Its own weights are those of `model_folder`.
@@ -35,6 +44,7 @@ def start_engine(
         tensor_parallel_size=config.tensor_parallel_size,
         max_model_len=max(config.max_prompt_tokens + config.max_completion_tokens, sync.canary_tokens + 1),
         max_num_seqs=config.max_sequences + 1,  # one place is kept for the canary
+        max_num_batched_tokens=max_batch_tokens,
         scheduling_policy="priority",  # the canary goes first
         # Of the distribution that was sampled from, temperature included; the default leaves it out.
         logprobs_mode="processed_logprobs",

@@ -17,6 +17,7 @@ import torch
 from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, weight_packing
 from funicular.actors.collate import token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
+from funicular.actors.distillation_config import DistillationConfig
 from funicular.actors.entropy_bonus import EntropyBonus
 from funicular.actors.head import refuse_adapted_head
 from funicular.actors.learner_step import LearnerStep
@@ -44,6 +45,7 @@ class LearnerRank:
         model_folder: the initial policy, which is the reference policy too.
         seed: initialises adapters.
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
+        distillation: None: there is no teacher.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LearnerRank:
         model_folder: str,
         seed: int,
         optimizer_steps: int | None = None,
+        distillation: DistillationConfig | None = None,
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -66,6 +69,7 @@ class LearnerRank:
         self._model_folder = Path(model_folder)
         self._seed = seed
         self._optimizer_steps = optimizer_steps
+        self._distillation = distillation or DistillationConfig()
         loss_settings(algorithm).check()
         self._entropy_bonus = EntropyBonus(algorithm.entropy_coef, algorithm.entropy_target)
         self._step: LearnerStep | None = None
@@ -119,12 +123,18 @@ class LearnerRank:
         }
 
     def fetch(self, payload_refs: Mapping[str, list[Any]]) -> tuple[str, ...]:
-        """Fetch and keep the payloads of a step's groups; no collective. Returns the ids of those that are lost."""
-        payloads, lost = fetch_payloads(payload_refs)
+        """Fetch and keep the payloads of a step's groups; no collective. Returns the ids of those that are lost.
+
+        Args:
+            payload_refs: group id to references to its GroupPayload and, where teachers score, its TeacherPayload.
+        """
+        fetched, lost = fetch_payloads(payload_refs)
         self._step = LearnerStep(
             self._engine,
             self._algorithm,
-            payloads,
+            {group_id: payloads[0] for group_id, payloads in fetched.items()},
+            {group_id: payloads[1] for group_id, payloads in fetched.items() if len(payloads) > 1},
+            distillation=self._distillation,
             reference=self._reference,
             entropy_coef=self._entropy_bonus.applied,
             temperature=self._temperature,

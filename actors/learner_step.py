@@ -18,6 +18,7 @@ import torch
 from funicular.actors import deepspeed_engine
 from funicular.actors.collate import Batch, collate
 from funicular.actors.config import AlgorithmConfig
+from funicular.actors.distillation_config import DistillationConfig, distils, teacher_scores_samples
 from funicular.actors.entropy_cut import EntropyCut, agree_on_cut
 from funicular.actors.errors import RunStopped
 from funicular.actors.losses.kl import kl_to_go
@@ -25,11 +26,12 @@ from funicular.actors.losses.presets import kl_in_reward, loss_settings, preset_
 from funicular.actors.losses.token_losses import LossInputs, token_losses
 from funicular.actors.packing import MicroBatch
 from funicular.actors.policy import PolicyModel, score_batch
+from funicular.actors.rank_distillation import sampled_term
 from funicular.actors.reference import Reference
 from funicular.actors.row_scores import RowScores
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.step_sums import StepSums
-from funicular.actors.types import GroupPayload, KlScore
+from funicular.actors.types import GroupPayload, KlScore, TeacherPayload
 
 
 class LearnerStep:
@@ -48,7 +50,9 @@ class LearnerStep:
         engine: Any,
         algorithm: AlgorithmConfig,
         payloads: Mapping[str, GroupPayload],
+        teacher_payloads: Mapping[str, TeacherPayload],
         *,
+        distillation: DistillationConfig,
         reference: Reference | None,
         entropy_coef: float,
         temperature: float,
@@ -61,6 +65,8 @@ class LearnerStep:
         self._settings = loss_settings(algorithm)
         self._bypass = preset_of(algorithm).old_logprobs == "generator"
         self._payloads = payloads
+        self._distillation = distillation
+        self._teacher_payloads = teacher_payloads if teacher_scores_samples(distillation) else None
         self._reference = reference
         self._entropy_coef = entropy_coef
         self._temperature = temperature
@@ -88,7 +94,7 @@ class LearnerStep:
         Raises:
             RunStopped: a log-probability, loss or gradient is not finite.
         """
-        sums = StepSums(self._settings, self._device)
+        sums = StepSums(self._settings, self._device, distilled=distils(self._distillation))
         learning_rate = self._engine.get_lr()[0]
         self._score_before_updates(plan, sums)
         norms = []
@@ -105,7 +111,9 @@ class LearnerStep:
         return metrics
 
     def _collate(self, micro: MicroBatch) -> Batch:
-        return collate(micro, self._payloads, self._device, packed=self._packed)
+        return collate(
+            micro, self._payloads, self._device, packed=self._packed, teacher_payloads=self._teacher_payloads
+        )
 
     def _score(self, model: PolicyModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return score_batch(model, batch, self._temperature)
@@ -172,12 +180,16 @@ class LearnerStep:
         advantages = batch.advantages
         if batch.kl_weight and reference is not None:
             advantages = advantages + (batch.kl_weight * kl_to_go(learner - reference, batch.segments)).float()
+        old = batch.generator_logprobs if self._bypass else learner
+        distilled = sampled_term(batch, old, self._distillation)
+        if distilled is not None:
+            advantages = advantages - distilled.losses
         entropies_before = self._before.entropies(batch)
         in_policy_term = cut.keeps(entropy.detach() if entropies_before is None else entropies_before)
         terms = token_losses(
             LossInputs(
                 logprobs=logprobs,
-                old_logprobs=batch.generator_logprobs if self._bypass else learner,
+                old_logprobs=old,
                 advantages=advantages,
                 segments=batch.segments,
                 generator_logprobs=batch.generator_logprobs,
@@ -203,6 +215,7 @@ class LearnerStep:
             advantages=advantages,
             entropy=entropy.detach(),
             in_policy_term=in_policy_term,
+            distilled=distilled,
         )
 
 

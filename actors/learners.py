@@ -11,7 +11,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from funicular.actors.advantages.batch import KlScores
 from funicular.actors.config import AlgorithmConfig, LearnerConfig, WeightSyncConfig
+from funicular.actors.distillation_config import DistillationConfig
 from funicular.actors.errors import LearnerLost, PayloadsLost
 from funicular.actors.losses.presets import kl_in_reward
 from funicular.actors.payload_fetch import FETCH_DEADLINE_S
@@ -41,6 +43,7 @@ class LearnerGroup:
         use_gpu: one GPU for each rank.
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         rewards: names, weights and gates of the reward functions.
+        distillation: None: there is no teacher.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class LearnerGroup:
         use_gpu: bool,
         optimizer_steps: int | None = None,
         rewards: RewardConfig,
+        distillation: DistillationConfig | None = None,
     ) -> None:
         self._config = config
         self._algorithm = algorithm
@@ -69,6 +73,7 @@ class LearnerGroup:
         self._use_gpu = use_gpu
         self._optimizer_steps = optimizer_steps
         self._rewards = rewards
+        self._distillation = distillation or DistillationConfig()
         self._actors: list[Any] = []
         self._packed = False
 
@@ -106,12 +111,11 @@ class LearnerGroup:
         """
         began = time.monotonic()
         if kl_in_reward(self._algorithm):
-            scoring = plan_scoring(groups, *self._cut, packed=self._packed)
+            scoring = plan_scoring(groups, *self._cut, packed=self._packed, distillation=self._distillation)
             await self._fetch(scoring, groups)
-            kl = await self._kl(scoring, step)
-            plan = plan_step(groups, *self._cut, packed=self._packed, rewards=self._rewards, kl=kl)
+            plan = self._plan(groups, await self._kl(scoring, step))
         else:
-            plan = plan_step(groups, *self._cut, packed=self._packed, rewards=self._rewards)
+            plan = self._plan(groups, None)
             await self._fetch(plan, groups)
         calls = [actor.step.remote(rank) for actor, rank in zip(self._actors, plan.ranks, strict=True)]
         results = await self._gather(calls, f"step {step}", self._config.step_deadline_s)
@@ -175,6 +179,7 @@ class LearnerGroup:
             model_folder=self._model_folder,
             seed=self._seed,
             optimizer_steps=self._optimizer_steps,
+            distillation=self._distillation,
         )
 
     @property
@@ -182,6 +187,11 @@ class LearnerGroup:
         """What a plan depends on besides the groups."""
         config = self._config
         return self._algorithm, config.ranks, config.micro_batch_tokens, self._max_completion_tokens
+
+    def _plan(self, groups: Sequence[ScoredGroup], kl: KlScores | None) -> StepPlan:
+        return plan_step(
+            groups, *self._cut, packed=self._packed, rewards=self._rewards, distillation=self._distillation, kl=kl
+        )
 
     async def _kl(self, plan: StepPlan, step: int) -> dict[tuple[str, int], KlScore]:
         """KL to the reference policy of each completion; the ranks keep what they computed for it."""
@@ -191,9 +201,12 @@ class LearnerGroup:
 
     async def _fetch(self, plan: StepPlan, groups: Sequence[ScoredGroup]) -> None:
         """Have every rank fetch what it needs, and agree that all have, before any collective."""
-        payloads = {group.group_id: group.payload for group in groups}
+        payloads = {group.group_id: [group.payload] for group in groups}
+        for group in groups:
+            if group.teaching is not None:
+                payloads[group.group_id].append(group.teacher_payload)
         calls = [
-            actor.fetch.remote({group_id: [payloads[group_id]] for group_id in rank.group_ids})
+            actor.fetch.remote({group_id: payloads[group_id] for group_id in rank.group_ids})
             for actor, rank in zip(self._actors, plan.ranks, strict=True)
         ]
         lost = await self._gather(calls, "payloads to be fetched", FETCH_DEADLINE_S + _ANSWER_DEADLINE_S)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from funicular.actors.types import GroupPayload
-
 log = logging.getLogger(__name__)
 
 FETCH_DEADLINE_S = 120.0
@@ -16,28 +14,29 @@ FETCH_DEADLINE_S = 120.0
 
 def fetch_payloads(
     refs: Mapping[str, list[Any]], deadline_s: float = FETCH_DEADLINE_S
-) -> tuple[dict[str, GroupPayload], tuple[str, ...]]:
-    """Fetch payloads by group id. A payload that is gone, or not there by the deadline, is lost.
+) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
+    """Fetch payloads by group id. A group of which one is gone, or not there by the deadline, is lost.
 
     Args:
-        refs: group id to a list of one ray.ObjectRef: Ray would resolve bare references before the call, and fail it
-            for one that is lost.
+        refs: group id to a list of ray.ObjectRef, not to bare ones: Ray would resolve those before the call, and fail
+            it for one that is lost.
 
     Returns:
-        The payloads, whose arrays are read-only views of shared memory, and the ids of the lost ones.
+        The payloads in the order of their references, whose arrays are read-only views of shared memory, and the ids
+        of the lost groups.
     """
     import ray
     from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, WorkerCrashedError
 
     ends = time.monotonic() + deadline_s
-    flat = [ref for (ref,) in refs.values()]
+    flat = [ref for of_group in refs.values() for ref in of_group]
     if flat:
         ray.wait(flat, num_returns=len(flat), timeout=deadline_s, fetch_local=True)  # all at once; errors come below
-    payloads: dict[str, GroupPayload] = {}
+    payloads: dict[str, list[Any]] = {}
     lost = []
-    for group_id, (ref,) in refs.items():
+    for group_id, of_group in refs.items():
         try:
-            payloads[group_id] = ray.get(ref, timeout=max(1.0, ends - time.monotonic()))
+            payloads[group_id] = ray.get(of_group, timeout=max(1.0, ends - time.monotonic()))
         except (ObjectLostError, RayActorError, WorkerCrashedError, GetTimeoutError) as error:
             log.warning("payload of group %s is lost: %s", group_id, str(error).splitlines()[0])
             lost.append(group_id)

@@ -12,6 +12,7 @@ from funicular.actors.types import (
     GenerationRequest,
     ScoredGroup,
     StepResult,
+    TeacherRecord,
 )
 from funicular.actors.weight_sync import PublishReport
 from funicular.rewards.types import Task
@@ -35,6 +36,16 @@ class Scoring(Protocol):
 
     async def score(self, task: Task, payload: Any) -> ScoreReport:
         """Verdicts of one group; raises GroupFailed or RunStopped."""
+
+    async def metrics(self) -> dict[str, float]:
+        """Metrics since the last call."""
+
+
+class Teaching(Protocol):
+    """All teachers as one service (`actors/teachers.py`)."""
+
+    async def score(self, group_id: str, payload: Any) -> tuple[TeacherRecord, Any]:
+        """The record and the reference to what the teacher said; raises GroupFailed or RunStopped."""
 
     async def metrics(self) -> dict[str, float]:
         """Metrics since the last call."""

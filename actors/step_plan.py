@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from funicular.actors.advantage import rewards_are_equal
 from funicular.actors.advantages.batch import BatchAdvantages, KlScores, batch_advantages
 from funicular.actors.aggregation import Normaliser
 from funicular.actors.config import AlgorithmConfig
+from funicular.actors.distillation_config import DistillationConfig, distils, reward_factor
 from funicular.actors.losses.presets import preset_of, uses_entropy
 from funicular.actors.packing import MicroBatch, PlannedRow, aligned, balance, cut_micro_batches
 from funicular.actors.types import ScoredGroup
@@ -60,13 +61,15 @@ def plan_step(
     *,
     packed: bool = False,
     rewards: RewardConfig | None = None,
+    distillation: DistillationConfig | None = None,
     kl: KlScores | None = None,
 ) -> StepPlan:
     """Cut a training batch.
 
     Advantages are taken once, over the whole training batch. Void completions are in nothing. Truncated
     completions lose their tokens when `mask_truncated_completions` is set, and stay rows. Rows whose gradient
-    is 0 by construction (advantage 0, and neither KL nor entropy terms) count in the normaliser and are not planned.
+    is 0 by construction (advantage 0, and neither KL, entropy nor distillation terms) count in the normaliser and are
+    not planned.
 
     Args:
         groups: in slot order, each with at least two valid completions.
@@ -75,6 +78,7 @@ def plan_step(
         packed: rows lie one after the other in a pass, so that its tokens are theirs; else they are padded, and its
             tokens are rows x longest row.
         rewards: names and weights of the reward functions, for `several_rewards`; None: the default's.
+        distillation: None: there is no teacher.
         kl: from the pass that `plan_scoring` plans; needed where the KL term is in the reward.
 
     Raises:
@@ -82,10 +86,14 @@ def plan_step(
     """
     counted = _counted(groups, algorithm)
     tokens_PG = [[n or 0 for n in trained_lengths(group, algorithm)] for group in counted]
-    advantages = BatchAdvantages(advantages_PG=[], metrics={})
-    if counted:
+    distillation = distillation or DistillationConfig()
+    factor = reward_factor(distillation)
+    advantages = _no_advantages(counted)
+    if counted and factor != 0:
         advantages = batch_advantages(counted, algorithm, rewards or RewardConfig(), tokens_PG, kl)
-    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages, packed=packed)
+        advantages = _multiplied(advantages, factor)
+    cut = (counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens)
+    return _cut(*cut, advantages, packed=packed, every_row=distils(distillation))
 
 
 def plan_scoring(
@@ -96,15 +104,16 @@ def plan_scoring(
     max_completion_tokens: int,
     *,
     packed: bool = False,
+    distillation: DistillationConfig | None = None,
 ) -> StepPlan:
     """The cut that `plan_step` makes of the same groups, before their advantages are known (they are 0 in it).
 
     Only for a KL term in the reward: then no row is left out for its advantage, so that both cuts are the same.
     """
     counted = _counted(groups, algorithm)
-    zeros: list[list[float | None]] = [[0.0 if valid else None for valid in group.valid_G] for group in counted]
-    advantages = BatchAdvantages(advantages_PG=zeros, metrics={})
-    return _cut(counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens, advantages, packed=packed)
+    cut = (counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens)
+    every_row = distils(distillation or DistillationConfig())
+    return _cut(*cut, _no_advantages(counted), packed=packed, every_row=every_row)
 
 
 def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int | None, ...]:
@@ -116,6 +125,20 @@ def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int
             group.generation.lengths_G, group.generation.truncated_G, group.valid_G, strict=True
         )
     )
+
+
+def _no_advantages(groups: Sequence[ScoredGroup]) -> BatchAdvantages:
+    """0 for every valid completion."""
+    zeros: list[list[float | None]] = [[0.0 if valid else None for valid in group.valid_G] for group in groups]
+    return BatchAdvantages(advantages_PG=zeros, metrics={})
+
+
+def _multiplied(advantages: BatchAdvantages, factor: float) -> BatchAdvantages:
+    """By `distillation.reward_coef`; the metrics stay those of the rewards."""
+    if factor == 1:
+        return advantages
+    multiplied = [[None if a is None else factor * a for a in of_group] for of_group in advantages.advantages_PG]
+    return replace(advantages, advantages_PG=multiplied, kl_weight=factor * advantages.kl_weight)
 
 
 def _counted(groups: Sequence[ScoredGroup], algorithm: AlgorithmConfig) -> list[ScoredGroup]:
@@ -141,6 +164,7 @@ def _cut(
     advantages: BatchAdvantages,
     *,
     packed: bool,
+    every_row: bool,
 ) -> StepPlan:
     count = max(1, min(algorithm.optimizer_batches, len(groups)))
     bounds = [len(groups) * i // count for i in range(count + 1)]
@@ -149,7 +173,7 @@ def _cut(
     for start, end in itertools.pairwise(bounds):
         normaliser = _normaliser(groups[start:end], algorithm, max_completion_tokens)
         rows_PG = [
-            _planned_rows(group, advantages_G, algorithm, normaliser, advantages.kl_weight)
+            _planned_rows(group, advantages_G, algorithm, normaliser, advantages.kl_weight, every_row=every_row)
             for group, advantages_G in zip(groups[start:end], advantages.advantages_PG[start:end], strict=True)
         ]
         per_rank_rows = balance(rows_PG, ranks, micro_batch_tokens, packed=packed)
@@ -181,10 +205,12 @@ def _planned_rows(
     algorithm: AlgorithmConfig,
     normaliser: Normaliser,
     kl_weight: float,
+    *,
+    every_row: bool,
 ) -> list[PlannedRow]:
     tokens_G = trained_lengths(group, algorithm)
     group_tokens = sum(n or 0 for n in tokens_G)
-    all_rows = algorithm.beta > 0 or uses_entropy(algorithm) or algorithm.top_entropy_quantile < 1
+    all_rows = every_row or algorithm.beta > 0 or uses_entropy(algorithm) or algorithm.top_entropy_quantile < 1
     return [
         PlannedRow(
             group_id=group.group_id,

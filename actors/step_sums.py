@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from funicular.actors.collate import Batch
@@ -28,17 +30,34 @@ _SUMS = (
     "weight_squared",
     "weight_capped",
     "weight_masked",
+    "teacher_kl",
+    "distillation_loss",
 )
 _MAXIMA = ("ratio", "minus_ratio", "mismatch", "weight", "minus_weight", "memory")
 """Minima are the maxima of what is below zero."""
 _GIB = 1 << 30
 
 
-class StepSums:
-    """Sums of one step. All values stay on the device until `metrics`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distilled:
+    """What a micro-batch learns from a teacher; nothing in here has a gradient."""
 
-    def __init__(self, settings: LossSettings, device: torch.device) -> None:
+    kl: torch.Tensor | None
+    """(N,) nats: KL of student to teacher at each token, or a sample of it; None: no teacher was asked."""
+    losses: torch.Tensor
+    """(N,) `coef` times what is minimised at each token."""
+
+
+class StepSums:
+    """Sums of one step. All values stay on the device until `metrics`.
+
+    Args:
+        distilled: there is a teacher.
+    """
+
+    def __init__(self, settings: LossSettings, device: torch.device, *, distilled: bool = False) -> None:
         self._settings = settings
+        self._distilled = distilled
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
         self._maxima = torch.full((len(_MAXIMA),), -torch.inf, dtype=torch.float64, device=device)
         self._nonfinite = torch.zeros((), dtype=torch.float64, device=device)
@@ -54,8 +73,9 @@ class StepSums:
         advantages: torch.Tensor,
         entropy: torch.Tensor,
         in_policy_term: torch.Tensor | None,
+        distilled: Distilled | None,
     ) -> None:
-        """Add one micro-batch; all but `loss` are (N,).
+        """Add one micro-batch; tensors but `loss` are (N,).
 
         Args:
             learner_logprobs: before the step's first update, or now, where nobody asked for those.
@@ -88,6 +108,8 @@ class StepSums:
             if weights is None or settings.importance_cap is None
             else weights >= settings.importance_cap,
             "weight_masked": none if weights is None else weights == 0,
+            "teacher_kl": none if distilled is None or distilled.kl is None else distilled.kl,
+            "distillation_loss": none if distilled is None else distilled.losses * batch.token_weights,
         }
         self._sums += torch.stack([values[name].double().sum() for name in _SUMS])
         largest = [ratio.max(), -ratio.min(), mismatch.max()]
@@ -123,6 +145,9 @@ class StepSums:
         }
         if tokens == 0:
             return out
+        if self._distilled:
+            out["distillation/loss"] = sums["distillation_loss"] / optimizer_batches
+            out["distillation/kl"] = sums["teacher_kl"] / tokens
         return out | self._of_policy(sums, maxima, tokens) | self._of_mismatch(sums, maxima, tokens)
 
     def _of_policy(self, sums: dict[str, float], maxima: dict[str, float], tokens: float) -> dict[str, float]:

@@ -62,6 +62,29 @@ class GenerationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherPayload:
+    """What a teacher said of a group: from teacher to learner by reference."""
+
+    group_id: str
+    logprobs: np.ndarray
+    """(sum of lengths,) float32: log-probability of each sampled token under the teacher, at the sampling temperature;
+    completions stand as in the group's GroupPayload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecord:
+    """What the loop knows of a teacher's scores without reading them."""
+
+    group_id: str
+    teacher: str
+    """Name of the teacher that gave them."""
+    finite_G: tuple[bool, ...]
+    """False where a log-probability is NaN or infinite: the completion is void (law 4)."""
+    seconds: float
+    """From the first request to the last answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredGroup:
     """A rollout group as loop and buffer hold it: records, and a reference to the payload."""
 
@@ -73,13 +96,18 @@ class ScoredGroup:
     payload: Any
     """ray.ObjectRef of the GroupPayload. Owned by the loop; loop and buffer never read it."""
     scoring_seconds: float
+    teaching: TeacherRecord | None = None
+    """None: no teacher scores completions in this run."""
+    teacher_payload: Any = None
+    """ray.ObjectRef of the TeacherPayload, owned by the loop, as `payload` is; None where `teaching` is."""
 
     @property
     def valid_G(self) -> tuple[bool, ...]:
         """False for void completions, which are in no mean, std, count, normaliser or loss."""
+        taught_G = self.teaching.finite_G if self.teaching else self.generation.finite_G
         return tuple(
-            finite and verdict.reward is not None
-            for finite, verdict in zip(self.generation.finite_G, self.verdicts_G, strict=True)
+            finite and taught and verdict.reward is not None
+            for finite, taught, verdict in zip(self.generation.finite_G, taught_G, self.verdicts_G, strict=True)
         )
 
     @property

@@ -140,6 +140,20 @@ class WorkerExtension:
         """(Hugging Face name, whole shape, dtype) of every tensor that a weight set must hold."""
         return expected_tensors(self.model_runner.get_model(), self.vllm_config.model_config.dtype)
 
+    def funicular_divide_logits(self, temperature: float) -> None:
+        """Divide this worker's logits by a temperature from now on, those of prompt tokens too.
+
+        vLLM applies a request's temperature to sampled tokens only: `prompt_logprobs` are raw in every mode (0.32.0).
+        """
+        model = self.model_runner.get_model()
+        compute_logits = model.compute_logits
+
+        def divided(*arguments: Any, **options: Any) -> torch.Tensor | None:
+            logits = compute_logits(*arguments, **options)
+            return None if logits is None else logits / temperature
+
+        model.compute_logits = divided
+
     def funicular_abandon_update(self) -> None:
         """Repair 3: forget an update that was started and never finished."""
         if self._weight_update_active:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from funicular.actors.buffers import RolloutBuffer
+from funicular.actors.distillation_config import teacher_scores_samples
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.learners import LearnerGroup
@@ -16,6 +17,8 @@ from funicular.actors.sandbox_pool import sandbox_pool_actor
 from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
+from funicular.actors.teacher import teacher_actor
+from funicular.actors.teachers import Teachers
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.session import Demand, cpus_by_node
 from funicular.cluster.supervise import RestartBudget
@@ -38,11 +41,13 @@ def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
     two where there are GPUs. Sandbox pools ask for nothing: they share the cores of their nodes."""
     compute = config.generator.count * config.generator.tensor_parallel_size + config.learner.ranks
+    if teacher_scores_samples(config.distillation):
+        compute += config.distillation.count * config.distillation.tensor_parallel_size
     return Demand(cpus=compute + config.reward.scorers, gpus=compute)
 
 
 async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: Tracker, ledger: Ledger) -> Run:
-    """Start every part, generators and learner ranks at the same time, and return the run that uses them.
+    """Start every part, engines and learner ranks at the same time, and return the run that uses them.
 
     Raises:
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires; found before anything
@@ -57,6 +62,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
         budget=budget,
     )
+    teachers = _teachers(config, prepared, use_gpu, budget)
     scorers = Scorers(
         _scorer_maker(config, prepared.recipe_folder, pools),
         count=config.reward.scorers,
@@ -77,8 +83,9 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         use_gpu=use_gpu,
         rewards=config.reward,
         optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
+        distillation=config.distillation,
     )
-    await asyncio.gather(generators.start(), learners.start())
+    await asyncio.gather(generators.start(), learners.start(), *([teachers.start()] if teachers else []))
     iterator = prepared.tasks.iterator(config.seed)
     return Run(
         config=config,
@@ -98,6 +105,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
             released=released,
             deadline_s=config.cluster.buffer_deadline_s,
         ),
+        teachers=teachers,
         snapshot=prepared.snapshot,
     )
 
@@ -148,3 +156,23 @@ def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Calla
         )
 
     return make
+
+
+def _teachers(config: Config, prepared: Prepared, use_gpu: bool, budget: RestartBudget) -> Teachers | None:
+    distillation = config.distillation
+    if not teacher_scores_samples(distillation):
+        return None
+    workers = distillation.tensor_parallel_size
+    actor_class = teacher_actor().options(num_cpus=workers, num_gpus=workers if use_gpu else 0)
+
+    def make(name: str) -> Any:
+        return actor_class.remote(
+            name,
+            distillation,
+            config.generator,
+            config.weight_sync,
+            model_folder=str(prepared.teacher_folder),
+            use_gpu=use_gpu,
+        )
+
+    return Teachers(make, count=distillation.count, start_deadline_s=distillation.start_deadline_s, budget=budget)

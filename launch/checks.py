@@ -10,6 +10,7 @@ from funicular.launch.algorithm_checks import algorithm_problems, doubtful_algor
 from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
+from funicular.launch.distillation_checks import distillation_problems, doubtful_distillation
 from funicular.launch.learner_checks import learner_problems, learner_warnings
 from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
@@ -32,6 +33,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *reward_problems(config.reward, folder),
         *sandbox_problems(config),
         *algorithm_problems(config),
+        *distillation_problems(config),
         *learner_problems(config),
         *_sync(config),
     ]
@@ -39,7 +41,12 @@ def check(config: Config, folder: Path) -> list[Problem]:
 
 def warn(config: Config) -> list[Problem]:
     """What is possible, but probably not meant."""
-    return [*doubtful_algorithm(config), *_doubtful_learner(config), *learner_warnings(config)]
+    return [
+        *doubtful_algorithm(config),
+        *doubtful_distillation(config),
+        *_doubtful_learner(config),
+        *learner_warnings(config),
+    ]
 
 
 def _out_of_range(config: Config) -> Iterator[Problem]:

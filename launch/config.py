@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from funicular.actors.config import AlgorithmConfig, GeneratorConfig, LearnerConfig, WeightSyncConfig
+from funicular.actors.distillation_config import DistillationConfig
 from funicular.cluster.config import ClusterConfig
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.sandbox.config import SandboxConfig
@@ -143,6 +144,7 @@ class Config:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

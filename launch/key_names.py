@@ -258,6 +258,13 @@ PEER_NAMES = {
     "reward_kwargs": "reward.options",
     "rm_type": "reward.verifier",
     "num_workers": "reward.scorers",
+    # distillation
+    "teacher_model": "distillation.teacher",
+    "teacher_model_name_or_path": "distillation.teacher",
+    "teacher_path": "distillation.teacher",
+    "opd_teacher_load": "distillation.teacher",
+    "opd_kl_coef": "distillation.coef",
+    "distillation_coef": "distillation.coef",
     # evaluation, checkpoints, tracking, cluster
     "eval_steps": "evaluation.every",
     "eval_interval": "evaluation.every",

@@ -24,7 +24,7 @@ from funicular.launch.resume import begin_attempt
 from funicular.launch.rollout import require_signal, roll_out
 from funicular.launch.run import Run
 from funicular.launch.stages import first_to_end
-from funicular.launch.step_metrics import completion_rows, step_metrics, waiting_metrics
+from funicular.launch.step_metrics import completion_rows, parts_metrics, step_metrics, waiting_metrics
 
 
 async def train(run: Run) -> str:
@@ -118,7 +118,7 @@ async def learn(run: Run) -> str:
         run.accounts.ledger.append("published", version=version, step=run.step)
         await run.buffer.release()
         metrics = step_metrics(run, groups, result, published, trained_from)
-        metrics |= await run.generators.metrics() | await run.scorers.metrics()
+        metrics |= await parts_metrics(run)
         run.tracker.log(run.step, metrics | waiting_metrics(waited, time.monotonic() - began))
         run.tracker.completions(run.step, await completion_rows(run, groups))
         if run.config.evaluation.every and run.step % run.config.evaluation.every == 0:

@@ -25,12 +25,13 @@ class ModelError(ValueError):
     """`model.path` cannot be turned into a model folder."""
 
 
-def resolve_model(path: str, announce: Callable[[str], None] = lambda _: None) -> Path:
-    """The folder of the model that `model.path` names.
+def resolve_model(path: str, announce: Callable[[str], None] = lambda _: None, *, key: str = "model.path") -> Path:
+    """The folder of the model that a recipe names.
 
     Args:
         path: `smollm2-135m`, a folder with a config.json, or a hub id.
         announce: called with a sentence before anything that takes long.
+        key: the recipe's key that named it, for messages.
 
     Raises:
         ModelError: nothing usable stands there; says what was looked for.
@@ -40,11 +41,11 @@ def resolve_model(path: str, announce: Callable[[str], None] = lambda _: None) -
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path={path}: the folder has no config.json; expected a Hugging Face model folder")
+            raise ModelError(f"{key}={path}: the folder has no config.json; expected a Hugging Face model folder")
         return folder.resolve()
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"model.path={path}: no such folder; expected a folder, a hub id (owner/name) or {EMBEDDED}")
-    return _hub_model(path, announce)
+        raise ModelError(f"{key}={path}: no such folder; expected a folder, a hub id (owner/name) or {EMBEDDED}")
+    return _hub_model(path, announce, key)
 
 
 def cache_folder() -> Path:
@@ -54,7 +55,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "funicular"
 
 
-def _hub_model(hub_id: str, announce: Callable[[str], None]) -> Path:
+def _hub_model(hub_id: str, announce: Callable[[str], None], key: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -64,7 +65,7 @@ def _hub_model(hub_id: str, announce: Callable[[str], None]) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
-            f"model.path={hub_id}: not a folder here, and the hub did not give it ({reason}). "
+            f"{key}={hub_id}: not a folder here, and the hub did not give it ({reason}). "
             f"Give a folder, or {EMBEDDED}, which needs no hub."
         ) from error
 

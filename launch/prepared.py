@@ -19,3 +19,5 @@ class Prepared:
     tasks: TaskSet
     model_folder: Path
     snapshot: Snapshot | None
+    teacher_folder: Path | None = None
+    """None: there is no teacher."""

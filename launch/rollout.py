@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from funicular.actors.errors import GroupFailed
 from funicular.actors.losses.presets import preset_of
-from funicular.actors.types import GenerationRequest, ScoredGroup
+from funicular.actors.scorer import ScoreReport
+from funicular.actors.types import GenerationRequest, ScoredGroup, TeacherRecord
 from funicular.launch.accounts import Issue
 from funicular.launch.run import Run
 
 
 async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
-    """Generate and score one group. The payload goes from generator to scorer by reference."""
+    """Generate and score one group. The payload goes from generator to scorer, and to a teacher, by reference."""
     request = GenerationRequest(
         group_id=issue.group_id,
         task=issue.task,
@@ -19,7 +23,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
     )
     record, payload = await run.generators.generate(request)
     run.accounts.generated(issue, record)
-    report = await run.scorers.score(issue.task, payload)
+    report, teaching, teacher_payload = await _score(run, issue, payload)
     group = ScoredGroup(
         group_id=issue.group_id,
         slot=issue.slot,
@@ -28,9 +32,27 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         verdicts_G=report.verdicts_G,
         payload=payload,
         scoring_seconds=report.seconds,
+        teaching=teaching,
+        teacher_payload=teacher_payload,
     )
     run.accounts.scored(group)
     return group
+
+
+async def _score(run: Run, issue: Issue, payload: Any) -> tuple[ScoreReport, TeacherRecord | None, Any]:
+    """Verdicts, and at the same time what a teacher says."""
+    if run.teachers is None:
+        return await run.scorers.score(issue.task, payload), None, None
+    report, taught = await asyncio.gather(
+        run.scorers.score(issue.task, payload),
+        run.teachers.score(issue.group_id, payload),
+        return_exceptions=True,  # both end before either's error is raised: neither is cut off halfway
+    )
+    if isinstance(report, BaseException):
+        raise report
+    if isinstance(taught, BaseException):
+        raise taught
+    return report, *taught
 
 
 def require_signal(run: Run, group: ScoredGroup) -> None:

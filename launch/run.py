@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from funicular.actors.errors import RunStopped
-from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring
+from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring, Teaching
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints, Snapshot
@@ -41,6 +41,8 @@ class Run:
     """Tasks of every evaluation."""
     make_buffer: Callable[[int], Buffering]
     """A buffer whose first slot is the given one; each attempt has its own."""
+    teachers: Teaching | None = None
+    """None: no teacher scores what the student samples."""
     snapshot: Snapshot | None = None
     """What the next attempt begins from; None: the initial model."""
     buffer: Buffering = field(init=False)

@@ -29,6 +29,7 @@ def step_metrics(
     tokens = sum(lengths)
     generate_s = max(group.generation.seconds for group in groups)
     busy_s = generate_s + result.seconds + published.seconds
+    teacher_s = [group.teaching.seconds for group in groups if group.teaching]
     counts = {f"groups/{name}": float(count) for name, count in run.accounts.counts.items()}
     return {
         **_reward_metrics(groups),
@@ -46,11 +47,18 @@ def step_metrics(
         "async/policy_version": float(published.version),
         "time/generate_s": generate_s,
         "time/score_s": sum(group.scoring_seconds for group in groups),
+        **({"time/teacher_s": max(teacher_s)} if teacher_s else {}),
         "time/learn_s": result.seconds,
         "time/weight_sync_s": published.seconds,
         "perf/tokens_per_s": tokens / busy_s,
         "progress/epoch": float(run.accounts.epoch),
     }
+
+
+async def parts_metrics(run: Run) -> dict[str, float]:
+    """What generators, scorers and teachers say of themselves since the last step."""
+    metrics = await run.generators.metrics() | await run.scorers.metrics()
+    return metrics | (await run.teachers.metrics() if run.teachers else {})
 
 
 def waiting_metrics(waited_s: float, step_s: float) -> dict[str, float]:

@@ -31,6 +31,7 @@ from funicular.launch.recipe import LoadedRecipe
 from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import load_tasks
+from funicular.launch.teacher_folder import resolve_teacher
 from funicular.launch.tracking import Tracker, open_tracker
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 
@@ -119,12 +120,14 @@ def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None,
         except IsolationUnavailable as error:
             hint = "Only the health check needs a sandbox on this machine; reward.health_tasks=0 trains without it."
             raise IsolationUnavailable(f"{error}\n{hint}") from error
+    model_folder = resolve_model(config.model.path, progress.event)
     return Prepared(
         folder=folder,
         recipe_folder=loaded.folder,
         tasks=tasks,
-        model_folder=resolve_model(config.model.path, progress.event),
+        model_folder=model_folder,
         snapshot=snapshot,
+        teacher_folder=resolve_teacher(config, model_folder, progress.event),
     )
 
 

@@ -14,7 +14,7 @@ from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.errors import GroupFailed
 from funicular.actors.scorer import ScoreReport
-from funicular.actors.types import GenerationRecord, GenerationRequest, ScoredGroup, StepResult
+from funicular.actors.types import GenerationRecord, GenerationRequest, ScoredGroup, StepResult, TeacherRecord
 from funicular.actors.weight_sync import PublishReport
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
@@ -102,6 +102,23 @@ class FakeScorers:
 
     async def metrics(self) -> dict[str, float]:
         return {}
+
+
+class FakeTeachers:
+    """Finds every completion's tokens probable, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.finite: Callable[[str], tuple[bool, ...]] = lambda group_id: (True, True)
+        self.scored: list[str] = []
+
+    async def score(self, group_id: str, payload: Any) -> tuple[TeacherRecord, Any]:
+        await asyncio.sleep(0.001)
+        finite_G = self.finite(group_id)
+        self.scored.append(group_id)
+        return TeacherRecord(group_id=group_id, teacher="fake", finite_G=finite_G, seconds=0.5), f"scores of {payload}"
+
+    async def metrics(self) -> dict[str, float]:
+        return {"teachers/serving": 1.0}
 
 
 class FakeLearners:

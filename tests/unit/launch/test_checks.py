@@ -156,6 +156,20 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ),
         ({"algorithm__reference_mixup": 0.0}, "algorithm.reference_mixup", "above 0 and at most 1"),
         ({"algorithm__num_iterations": 0}, "algorithm.num_iterations", "at least 1"),
+        ({"distillation__teacher": "smollm-135m"}, "distillation.teacher", "Did you mean smollm2-135m?"),
+        ({"distillation__coef": -1.0}, "distillation.coef", "at least 0"),
+        (
+            {"distillation__teacher": "smollm2-135m", "algorithm__zero_variance_groups": "replace"},
+            "algorithm.zero_variance_groups",
+            "expected keep",
+        ),
+        (
+            {"distillation__teacher": "smollm2-135m", "algorithm__beta": 0.1, "algorithm__kl_in": "reward"},
+            "algorithm.kl_in",
+            "nothing is learnt from rewards",
+        ),
+        ({"distillation__teacher": "owner/name", "algorithm__loss": "gspo"}, "algorithm.ratio_level", "gspo_token"),
+        ({"distillation__teacher": "owner/name", "algorithm__loss": "gmpo"}, "algorithm.loss", "gspo_token"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
         (

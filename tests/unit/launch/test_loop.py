@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
 from funicular.launch.ledger import audit, read_events
 from funicular.launch.loop import train
-from tests.fakes import fake_run
+from tests.fakes import FakeTeachers, fake_run
 
 
 def staleness(run) -> float:
@@ -88,6 +88,36 @@ async def test_dynamic_sampling_replaces_the_task_in_its_slot(tmp_path: Path) ->
     trained = [task_id for _, ids in run.learners.trained for task_id in ids]
     assert len(trained) == 8
     assert all(int(task_id[1:]) % 2 == 0 for task_id in trained)
+
+
+async def test_a_teacher_scores_every_group_beside_the_scorer(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=3)
+    run.teachers = FakeTeachers()
+    taught: list[tuple[object, object]] = []
+    run.learners.before_step = lambda step, groups: taught.extend((g.payload, g.teacher_payload) for g in groups)
+    await train(run)
+    assert len(taught) == 6
+    assert all(scores == f"scores of {payload}" for payload, scores in taught)
+    metrics = run.tracker.lines[-1][1]
+    assert (metrics["time/teacher_s"], metrics["teachers/serving"]) == (0.5, 1.0)
+
+
+async def test_a_group_that_no_teacher_could_score_is_tried_again_and_a_missing_number_voids(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=4)
+    run.teachers = FakeTeachers()
+
+    def fail_some(group_id: str) -> tuple[bool, ...]:
+        if int(group_id[1:]) % 3 == 0:
+            raise GroupFailed("teacher_died")
+        return (True, int(group_id[1:]) % 3 != 1)
+
+    run.teachers.finite = fail_some
+    await train(run)
+    account = audit(run.accounts.ledger.path)
+    assert account.problems == []
+    assert set(account.dropped.values()) == {"teacher_died", "void"}
+    assert len(account.trained) == 8
+    assert all(int(group_id[1:]) % 3 == 2 for group_id in account.trained)
 
 
 async def test_lost_payloads_are_drawn_again_before_the_step(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Rules of section `distillation`, and between it and the rest of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from funicular.actors.distillation_config import distils, reward_factor, teacher_scores_samples
+from funicular.actors.losses.presets import preset_of
+from funicular.launch.config import Config
+from funicular.launch.config_values import problem_at
+from funicular.launch.models import EMBEDDED
+from funicular.launch.problems import Problem
+from funicular.rewards.nearest import did_you_mean
+
+
+def distillation_problems(config: Config) -> Iterator[Problem]:
+    """What makes a run with a teacher impossible."""
+    if not distils(config.distillation):
+        return
+    yield from _teacher(config)
+    yield from _rewards(config)
+    if teacher_scores_samples(config.distillation):
+        yield from _sampled(config)
+
+
+def doubtful_distillation(config: Config) -> Iterator[Problem]:
+    """What is possible, but probably not meant."""
+    distillation = config.distillation
+    if distils(distillation) and distillation.coef == 0:
+        yield problem_at(config, "distillation.coef", "with 0 the teacher is asked and teaches nothing")
+    if not distils(distillation) and distillation.reward_coef != 0:
+        expected = "without a teacher rewards count as they are"
+        yield problem_at(config, "distillation.reward_coef", expected, "Name a teacher", "distillation.teacher")
+
+
+def _teacher(config: Config) -> Iterator[Problem]:
+    name = config.distillation.teacher or ""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            expected = "the folder has no config.json; expected a model in Hugging Face format"
+            yield problem_at(config, "distillation.teacher", expected)
+    elif name != EMBEDDED and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        expected = f"no such folder, seen from {Path.cwd()}; expected a folder, a hub id or {EMBEDDED}"
+        yield problem_at(config, "distillation.teacher", expected, did_you_mean(name, [EMBEDDED]))
+
+
+def _rewards(config: Config) -> Iterator[Problem]:
+    if preset_of(config.algorithm).zero_variance_groups != "keep":
+        expected = "expected keep: groups whose rewards are all equal learn from the teacher"
+        yield problem_at(config, "algorithm.zero_variance_groups", expected, "", "distillation.teacher")
+    if reward_factor(config.distillation) == 0 and config.algorithm.beta > 0 and config.algorithm.kl_in != "loss":
+        expected = "expected loss: with distillation.reward_coef=0 nothing is learnt from rewards"
+        yield problem_at(config, "algorithm.kl_in", expected, "", "distillation.reward_coef", "distillation.teacher")
+
+
+def _sampled(config: Config) -> Iterator[Problem]:
+    """Each token has an advantage of its own, so each needs a ratio of its own."""
+    preset = preset_of(config.algorithm)
+    nearest = "gspo_token has one that takes advantages of tokens"
+    if preset.objective == "gmpo":
+        expected = "gmpo has one ratio for a completion: the advantages of its tokens would be mixed"
+        yield problem_at(config, "algorithm.loss", expected, nearest, "distillation.teacher")
+    elif preset.ratio_level in ("sequence", "sequence_sum"):
+        expected = "one ratio for a completion would mix the advantages of its tokens; expected token or sequence_token"
+        yield problem_at(config, "algorithm.ratio_level", expected, nearest, "algorithm.loss", "distillation.teacher")

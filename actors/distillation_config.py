@@ -15,20 +15,26 @@ class DistillationConfig:
 
     teacher: str | None = None
     """A folder, a hub id or smollm2-135m, with the student's tokenizer; null: no distillation, nothing is started."""
-    loss: Literal["reverse_kl"] = "reverse_kl"
+    loss: Literal["reverse_kl", "jsd", "forward_kl"] = "reverse_kl"
     """reverse_kl: on each token that the student sampled, log-probability of the teacher minus the student's, as an
-    advantage (on-policy distillation)."""
+    advantage (on-policy distillation). jsd: the generalised Jensen-Shannon divergence of the whole distributions (GKD);
+    forward_kl: KL(teacher || student) of them (soft targets). For the last two the teacher stands in each learner rank.
+    """
+    jsd_beta: float = 0.5
+    """jsd: weight of the teacher in the mixture, from 0, which is forward_kl, to 1, which is KL(student || teacher)."""
+    temperature: float | None = None
+    """jsd and forward_kl: what both sides' logits are divided by; null: generator.temperature."""
     coef: float = 1.0
     """Weight of the distillation term."""
     reward_coef: float = 0.0
     """What advantages from rewards are multiplied by, before the distillation term is added. 0: the teacher alone
     teaches, and rewards are only reported."""
     count: int = 1
-    """Teacher engines, each an actor of its own."""
+    """reverse_kl: teacher engines, each an actor of its own. So the keys below but dtype."""
     tensor_parallel_size: int = 1
     """Workers that share one teacher engine's weights."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the teacher's weights and arithmetic; auto: generator.dtype."""
+    """Type of the teacher's weights and arithmetic; auto: generator.dtype, in learner ranks learner.compute_dtype."""
     max_sequences: int = 32
     """Completions that one teacher engine scores at the same time."""
     max_batch_tokens: int = 2048
@@ -53,6 +59,16 @@ def distils(config: DistillationConfig) -> bool:
 def teacher_scores_samples(config: DistillationConfig) -> bool:
     """Whether teachers are started that score the tokens which the student sampled."""
     return config.teacher is not None and config.loss == "reverse_kl"
+
+
+def teacher_in_ranks(config: DistillationConfig) -> bool:
+    """Whether each learner rank has the teacher's model, because the loss needs whole distributions."""
+    return config.teacher is not None and config.loss in ("jsd", "forward_kl")
+
+
+def divergence_beta(config: DistillationConfig) -> float:
+    """Which of the generalised Jensen-Shannon divergences a rank's teacher is compared by."""
+    return config.jsd_beta if config.loss == "jsd" else 0.0
 
 
 def reward_factor(config: DistillationConfig) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from funicular.actors.token_divergences import TeacherStates, token_divergences
 from funicular.actors.token_logprobs import LogitMap, token_logprobs
 
 _PROBE_LOGIT = 100.0
@@ -14,6 +16,18 @@ _PROBE_LOGIT = 100.0
 _TOLERANCE = 1e-3
 _COARSE_TOLERANCE = 2e-2
 """In bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherTarget:
+    """What a pass is compared with, besides giving log-probabilities."""
+
+    states: TeacherStates
+    """Of the pass's tokens."""
+    beta: float
+    """Of the generalised Jensen-Shannon divergence."""
+    temperature: float
+    """Of both distributions."""
 
 
 class OutputHead(nn.Module):
@@ -35,25 +49,43 @@ class OutputHead(nn.Module):
         self.weight = embedding.weight
         self.bias = getattr(embedding, "bias", None)
         self._dtype = torch.float32 if dtype == "float32" else None
-        self._logit_map = logit_map_of(causal_lm.config)
+        self.logit_map = logit_map_of(causal_lm.config)
 
     def forward(
-        self, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, H) and (N,) to log-probabilities and entropies, (N,) float32 each; `token_logprobs`."""
+        self, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, target: TeacherTarget | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """(N, H) and (N,) to log-probabilities and entropies, (N,) float32 each; `token_logprobs`.
+
+        With a target, the divergence from it and KL(student || teacher) come besides; `token_divergences`. All in one
+        call, because each is a collective under ZeRO-3.
+        """
         dtype = self._dtype
         device = hidden.device.type
         if dtype is None and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return token_logprobs(
+        product_dtype = dtype or self.weight.dtype
+        scores = token_logprobs(
             hidden,
             self.weight,
             labels,
             bias=self.bias,
             temperature=temperature,
-            logit_map=self._logit_map,
-            product_dtype=dtype or self.weight.dtype,
+            logit_map=self.logit_map,
+            product_dtype=product_dtype,
         )
+        if target is None:
+            return scores
+        divergences = token_divergences(
+            hidden,
+            self.weight,
+            target.states,
+            beta=target.beta,
+            temperature=target.temperature,
+            bias=self.bias,
+            logit_map=self.logit_map,
+            product_dtype=product_dtype,
+        )
+        return *scores, *divergences
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Nothing: see the class."""

@@ -17,7 +17,7 @@ import torch
 from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, weight_packing
 from funicular.actors.collate import token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
-from funicular.actors.distillation_config import DistillationConfig
+from funicular.actors.distillation_config import DistillationConfig, teacher_in_ranks
 from funicular.actors.entropy_bonus import EntropyBonus
 from funicular.actors.head import refuse_adapted_head
 from funicular.actors.learner_step import LearnerStep
@@ -26,6 +26,8 @@ from funicular.actors.model_identity import model_digest
 from funicular.actors.payload_fetch import fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm, score_batch
 from funicular.actors.quantization import keep_trainable, loading_options
+from funicular.actors.rank_distillation import RankDistillation
+from funicular.actors.rank_teacher import RankTeacher, make_rank_teacher
 from funicular.actors.reference import Reference, make_reference
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.types import KlScore, StepResult
@@ -46,6 +48,7 @@ class LearnerRank:
         seed: initialises adapters.
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         distillation: None: there is no teacher.
+        teacher_folder: of a teacher that stands in the ranks; None: none does.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LearnerRank:
         seed: int,
         optimizer_steps: int | None = None,
         distillation: DistillationConfig | None = None,
+        teacher_folder: str | None = None,
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -70,6 +74,8 @@ class LearnerRank:
         self._seed = seed
         self._optimizer_steps = optimizer_steps
         self._distillation = distillation or DistillationConfig()
+        self._teacher_folder = teacher_folder
+        self._teacher: RankTeacher | None = None
         loss_settings(algorithm).check()
         self._entropy_bonus = EntropyBonus(algorithm.entropy_coef, algorithm.entropy_target)
         self._step: LearnerStep | None = None
@@ -98,6 +104,10 @@ class LearnerRank:
         self._device = deepspeed_engine.join_process_group(
             self._rank, self._world_size, host, port, timeout_s=config.step_deadline_s
         )
+        if teacher_in_ranks(self._distillation) and self._teacher_folder is not None:
+            self._teacher = make_rank_teacher(
+                Path(self._teacher_folder), self._distillation, config, self._device, self._temperature
+            )
         policy = self._load_policy()
         self._packed = policy.packed
         if config.lora_rank:
@@ -134,7 +144,7 @@ class LearnerRank:
             self._algorithm,
             {group_id: payloads[0] for group_id, payloads in fetched.items()},
             {group_id: payloads[1] for group_id, payloads in fetched.items() if len(payloads) > 1},
-            distillation=self._distillation,
+            distillation=RankDistillation(self._distillation, self._teacher),
             reference=self._reference,
             entropy_coef=self._entropy_bonus.applied,
             temperature=self._temperature,
@@ -214,7 +224,7 @@ class LearnerRank:
     def close(self) -> None:
         """Give up the engine's memory. The process group stays until the process ends."""
         self._engine.destroy()
-        self._engine = self._reference = None
+        self._engine = self._reference = self._teacher = None
 
     @property
     def _causal_lm(self) -> Any:
@@ -249,7 +259,7 @@ class LearnerRank:
             causal_lm,
             compute_dtype=compute_dtype,
             head_dtype=self._config.head_dtype,
-            packing=self._config.packing,
+            packing=self._config.packing and (self._teacher is None or self._teacher.packed),
             offload_activations=self._config.offload_activations,
         )
 

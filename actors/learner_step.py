@@ -18,15 +18,15 @@ import torch
 from funicular.actors import deepspeed_engine
 from funicular.actors.collate import Batch, collate
 from funicular.actors.config import AlgorithmConfig
-from funicular.actors.distillation_config import DistillationConfig, distils, teacher_scores_samples
+from funicular.actors.distillation_config import teacher_scores_samples
 from funicular.actors.entropy_cut import EntropyCut, agree_on_cut
 from funicular.actors.errors import RunStopped
 from funicular.actors.losses.kl import kl_to_go
 from funicular.actors.losses.presets import kl_in_reward, loss_settings, preset_of
 from funicular.actors.losses.token_losses import LossInputs, token_losses
 from funicular.actors.packing import MicroBatch
-from funicular.actors.policy import PolicyModel, score_batch
-from funicular.actors.rank_distillation import sampled_term
+from funicular.actors.policy import PolicyModel, compare_batch, score_batch
+from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.reference import Reference
 from funicular.actors.row_scores import RowScores
 from funicular.actors.step_plan import RankPlan
@@ -52,7 +52,7 @@ class LearnerStep:
         payloads: Mapping[str, GroupPayload],
         teacher_payloads: Mapping[str, TeacherPayload],
         *,
-        distillation: DistillationConfig,
+        distillation: RankDistillation,
         reference: Reference | None,
         entropy_coef: float,
         temperature: float,
@@ -66,7 +66,7 @@ class LearnerStep:
         self._bypass = preset_of(algorithm).old_logprobs == "generator"
         self._payloads = payloads
         self._distillation = distillation
-        self._teacher_payloads = teacher_payloads if teacher_scores_samples(distillation) else None
+        self._teacher_payloads = teacher_payloads if teacher_scores_samples(distillation.config) else None
         self._reference = reference
         self._entropy_coef = entropy_coef
         self._temperature = temperature
@@ -74,6 +74,8 @@ class LearnerStep:
         self._ranks = ranks
         self._packed = packed
         self._before = RowScores()
+        # Else its gradient is 0, and the output head's backward pass would compute so.
+        self._has_policy_term = distillation.needs_policy_term or reference is not None
 
     @torch.no_grad()
     def score(self, plan: RankPlan) -> dict[tuple[str, int], KlScore]:
@@ -94,7 +96,7 @@ class LearnerStep:
         Raises:
             RunStopped: a log-probability, loss or gradient is not finite.
         """
-        sums = StepSums(self._settings, self._device, distilled=distils(self._distillation))
+        sums = StepSums(self._settings, self._device, distilled=self._distillation.active)
         learning_rate = self._engine.get_lr()[0]
         self._score_before_updates(plan, sums)
         norms = []
@@ -128,7 +130,8 @@ class LearnerStep:
         """
         wanted = [index for index, micro_batches in enumerate(plan.optimizer_batches) if micro_batches]
         if self._algorithm.top_entropy_quantile == 1:
-            wanted = [] if self._bypass or kl_in_reward(self._algorithm) else wanted[1:]
+            known = self._bypass or kl_in_reward(self._algorithm) or not self._has_policy_term
+            wanted = [] if known else wanted[1:]
         for micro in (micro for index in wanted for micro in plan.optimizer_batches[index]):
             batch = self._collate(micro)
             old, entropies = self._score(self._engine, batch)
@@ -170,9 +173,23 @@ class LearnerStep:
         return norm
 
     def _micro_batch(self, batch: Batch, cut: EntropyCut, sums: StepSums) -> None:
-        settings = self._settings
         reference = self._reference_logprobs(batch)
-        logprobs, entropy = self._score(self._engine, batch)
+        with self._distillation.target(batch) as target:
+            logprobs, entropy, *divergences = compare_batch(self._engine, batch, self._temperature, target)
+            self._backward(batch, cut, sums, reference, logprobs, entropy, divergences)
+
+    def _backward(
+        self,
+        batch: Batch,
+        cut: EntropyCut,
+        sums: StepSums,
+        reference: torch.Tensor | None,
+        logprobs: torch.Tensor,
+        entropy: torch.Tensor,
+        divergences: list[torch.Tensor],
+    ) -> None:
+        """From what the policy says of a micro-batch to its gradient."""
+        settings = self._settings
         before = self._before.old(batch)
         learner = logprobs.detach() if before is None else before
         if before is None and not self._bypass and self._algorithm.num_iterations > 1:  # the first optimizer batch
@@ -181,14 +198,14 @@ class LearnerStep:
         if batch.kl_weight and reference is not None:
             advantages = advantages + (batch.kl_weight * kl_to_go(learner - reference, batch.segments)).float()
         old = batch.generator_logprobs if self._bypass else learner
-        distilled = sampled_term(batch, old, self._distillation)
-        if distilled is not None:
-            advantages = advantages - distilled.losses
+        sampled = self._distillation.sampled(batch, old)
+        if sampled is not None:
+            advantages = advantages - sampled.losses
         entropies_before = self._before.entropies(batch)
         in_policy_term = cut.keeps(entropy.detach() if entropies_before is None else entropies_before)
         terms = token_losses(
             LossInputs(
-                logprobs=logprobs,
+                logprobs=logprobs if self._has_policy_term else logprobs.detach(),
                 old_logprobs=old,
                 advantages=advantages,
                 segments=batch.segments,
@@ -198,7 +215,11 @@ class LearnerStep:
             ),
             settings,
         )
-        loss = (terms.losses * batch.token_weights).sum()
+        losses = terms.losses
+        compared = self._distillation.compared(divergences)
+        if compared is not None:
+            losses = losses + compared.losses
+        loss = (losses * batch.token_weights).sum()
         if self._entropy_coef > 0 and not batch.is_empty:
             counted = entropy if in_policy_term is None else entropy[in_policy_term]
             loss = loss - self._entropy_coef * counted.sum() / cut.tokens
@@ -215,7 +236,7 @@ class LearnerStep:
             advantages=advantages,
             entropy=entropy.detach(),
             in_policy_term=in_policy_term,
-            distilled=distilled,
+            distilled=sampled or compared,
         )
 
 

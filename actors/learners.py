@@ -44,6 +44,7 @@ class LearnerGroup:
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         rewards: names, weights and gates of the reward functions.
         distillation: None: there is no teacher.
+        teacher_folder: of a teacher that stands in the ranks, readable on every node; None: none does.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LearnerGroup:
         optimizer_steps: int | None = None,
         rewards: RewardConfig,
         distillation: DistillationConfig | None = None,
+        teacher_folder: str | None = None,
     ) -> None:
         self._config = config
         self._algorithm = algorithm
@@ -74,6 +76,7 @@ class LearnerGroup:
         self._optimizer_steps = optimizer_steps
         self._rewards = rewards
         self._distillation = distillation or DistillationConfig()
+        self._teacher_folder = teacher_folder
         self._actors: list[Any] = []
         self._packed = False
 
@@ -180,6 +183,7 @@ class LearnerGroup:
             seed=self._seed,
             optimizer_steps=self._optimizer_steps,
             distillation=self._distillation,
+            teacher_folder=self._teacher_folder,
         )
 
     @property

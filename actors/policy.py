@@ -13,7 +13,7 @@ from torch import nn
 from funicular.actors.activation_offload import offloaded_activations
 from funicular.actors.attention import attention_arguments
 from funicular.actors.collate import Batch
-from funicular.actors.head import OutputHead, check_logits
+from funicular.actors.head import OutputHead, TeacherTarget, check_logits
 from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
 
 _PROBE_TOKENS = 4
@@ -62,7 +62,8 @@ class PolicyModel(nn.Module):
         *,
         temperature: float,
         row_lengths: Sequence[int] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        target: TeacherTarget | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """Log-probability of the selected tokens, and the entropy of the distributions they were drawn from.
 
         Args:
@@ -72,18 +73,32 @@ class PolicyModel(nn.Module):
             selection: (N,) positions in the flattened input_ids of the tokens to score; never a row's first.
             temperature: logits are divided by it.
             row_lengths: tokens of each packed row; needed where `packed`, and None elsewhere.
+            target: what a teacher says of the same tokens.
 
         Returns:
-            Log-probabilities and entropies in nats, (N,) float32 each, both with gradient.
+            Log-probabilities and entropies in nats, (N,) float32 each, both with gradient. With a target, besides: the
+            divergence from it, with gradient, and KL(student || teacher), without.
         """
-        device = input_ids.device.type
+        with self._precision(input_ids.device):
+            predictors = self.predictors(input_ids, attention_mask, position_ids, selection, row_lengths)
+            return self.head(predictors, input_ids.reshape(-1)[selection], temperature, target)
+
+    def predictors(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        selection: torch.Tensor,
+        row_lengths: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """(N, H) hidden states before the selected tokens; arguments as those of `forward`."""
+        with self._precision(input_ids.device), offloaded_activations() if self._offload_activations else nullcontext():
+            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
+        return hidden.reshape(-1, hidden.shape[-1])[selection - 1]
+
+    def _precision(self, device: torch.device) -> torch.autocast:
         mixed = self._compute_dtype != self.causal_lm.dtype
-        with torch.autocast(device, dtype=self._compute_dtype, enabled=mixed):
-            with offloaded_activations() if self._offload_activations else nullcontext():
-                hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
-            predictors = hidden.reshape(-1, hidden.shape[-1])[selection - 1]
-            logprobs, entropies = self.head(predictors, input_ids.reshape(-1)[selection], temperature)
-        return logprobs, entropies
+        return torch.autocast(device.type, dtype=self._compute_dtype, enabled=mixed)
 
     def _hidden(
         self,
@@ -107,6 +122,12 @@ class PolicyModel(nn.Module):
 
 def score_batch(model: Any, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and entropies of a batch's trained tokens, (N,) each, by a policy or its DeepSpeed engine."""
+    logprobs, entropies = compare_batch(model, batch, temperature, None)
+    return logprobs, entropies
+
+
+def compare_batch(model: Any, batch: Batch, temperature: float, target: TeacherTarget | None) -> tuple[Any, ...]:
+    """What `PolicyModel.forward` says of a batch's trained tokens, compared with a teacher if there is a target."""
     return model(
         batch.input_ids,
         batch.attention_mask,
@@ -114,6 +135,7 @@ def score_batch(model: Any, batch: Batch, temperature: float) -> tuple[torch.Ten
         batch.selection,
         temperature=temperature,
         row_lengths=batch.row_lengths,
+        target=target,
     )
 
 

@@ -40,7 +40,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distilled:
-    """What a micro-batch learns from a teacher; nothing in here has a gradient."""
+    """What a micro-batch learns from a teacher."""
 
     kl: torch.Tensor | None
     """(N,) nats: KL of student to teacher at each token, or a sample of it; None: no teacher was asked."""
@@ -109,7 +109,7 @@ class StepSums:
             else weights >= settings.importance_cap,
             "weight_masked": none if weights is None else weights == 0,
             "teacher_kl": none if distilled is None or distilled.kl is None else distilled.kl,
-            "distillation_loss": none if distilled is None else distilled.losses * batch.token_weights,
+            "distillation_loss": none if distilled is None else distilled.losses.detach() * batch.token_weights,
         }
         self._sums += torch.stack([values[name].double().sum() for name in _SUMS])
         largest = [ratio.max(), -ratio.min(), mismatch.max()]

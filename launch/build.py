@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from funicular.actors.buffers import RolloutBuffer
-from funicular.actors.distillation_config import teacher_scores_samples
+from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.learners import LearnerGroup
@@ -84,6 +84,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         rewards=config.reward,
         optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
         distillation=config.distillation,
+        teacher_folder=str(prepared.teacher_folder) if teacher_in_ranks(config.distillation) else None,
     )
     await asyncio.gather(generators.start(), learners.start(), *([teachers.start()] if teachers else []))
     iterator = prepared.tasks.iterator(config.seed)

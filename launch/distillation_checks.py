@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from funicular.actors.distillation_config import distils, reward_factor, teacher_scores_samples
+from funicular.actors.distillation_config import (
+    DistillationConfig,
+    distils,
+    reward_factor,
+    teacher_scores_samples,
+)
 from funicular.actors.losses.presets import preset_of
 from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
@@ -22,6 +27,9 @@ def distillation_problems(config: Config) -> Iterator[Problem]:
     yield from _rewards(config)
     if teacher_scores_samples(config.distillation):
         yield from _sampled(config)
+        if config.distillation.temperature is not None:
+            expected = "expected null: tokens are compared at the temperature that sampled them"
+            yield problem_at(config, "distillation.temperature", expected, "", "distillation.loss")
 
 
 def doubtful_distillation(config: Config) -> Iterator[Problem]:
@@ -29,6 +37,9 @@ def doubtful_distillation(config: Config) -> Iterator[Problem]:
     distillation = config.distillation
     if distils(distillation) and distillation.coef == 0:
         yield problem_at(config, "distillation.coef", "with 0 the teacher is asked and teaches nothing")
+    if distillation.loss != "jsd" and distillation.jsd_beta != DistillationConfig().jsd_beta:
+        expected = f"distillation.loss={distillation.loss} does not read it"
+        yield problem_at(config, "distillation.jsd_beta", expected, "Set distillation.loss=jsd", "distillation.loss")
     if not distils(distillation) and distillation.reward_coef != 0:
         expected = "without a teacher rewards count as they are"
         yield problem_at(config, "distillation.reward_coef", expected, "Name a teacher", "distillation.teacher")

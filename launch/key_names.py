@@ -265,6 +265,10 @@ PEER_NAMES = {
     "opd_teacher_load": "distillation.teacher",
     "opd_kl_coef": "distillation.coef",
     "distillation_coef": "distillation.coef",
+    "kd_coef": "distillation.coef",
+    "kd_temperature": "distillation.temperature",
+    "kd_temp": "distillation.temperature",
+    "distillation_type": "distillation.loss",
     # evaluation, checkpoints, tracking, cluster
     "eval_steps": "evaluation.every",
     "eval_interval": "evaluation.every",

@@ -139,6 +139,8 @@ RANGES: dict[str, Range] = {
     "learner.step_deadline_s": _SECONDS,
     "distillation.coef": _MAYBE,
     "distillation.reward_coef": _MAYBE,
+    "distillation.jsd_beta": Range(at_least=0, at_most=1),
+    "distillation.temperature": Range(above=0),
     "distillation.count": _COUNT,
     "distillation.tensor_parallel_size": _COUNT,
     "distillation.max_sequences": _COUNT,

@@ -12,7 +12,7 @@ import torch
 from funicular.actors.advantages.batch import KlScores
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.step_plan import StepPlan
-from funicular.actors.types import GroupPayload
+from funicular.actors.types import GroupPayload, TeacherPayload
 from funicular.actors.weights import Manifest
 
 TEMPERATURE = 0.9
@@ -38,6 +38,7 @@ class Host:
         algorithm: AlgorithmConfig,
         model: str,
         optimizer_steps: int | None,
+        options: Mapping[str, Any],
     ) -> Any:
         """Replace the rank by one with this configuration."""
         from funicular.actors.learner import LearnerRank
@@ -52,6 +53,7 @@ class Host:
             model_folder=model,
             seed=0,
             optimizer_steps=optimizer_steps,
+            **options,
         )
         return self._learner.start(*address)
 
@@ -78,9 +80,15 @@ class Hosts:
         self._address = ray.get(self._actors[0].find_address.remote(), timeout=180)
 
     def begin(
-        self, config: LearnerConfig, algorithm: AlgorithmConfig, model: str, optimizer_steps: int | None = None
+        self,
+        config: LearnerConfig,
+        algorithm: AlgorithmConfig,
+        model: str,
+        optimizer_steps: int | None = None,
+        **options: Any,
     ) -> None:
-        self._each("begin", self._address, config, algorithm, model, optimizer_steps)
+        """Replace all ranks; `options` are further ones of LearnerRank."""
+        self._each("begin", self._address, config, algorithm, model, optimizer_steps, options)
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of all ranks with the same arguments."""
@@ -90,9 +98,14 @@ class Hosts:
         """Call a function in every host, with its rank of the learner and the same arguments."""
         return self._each("run", function, *arguments)
 
-    def step(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> dict[str, float]:
+    def step(
+        self,
+        plan: StepPlan,
+        payloads: Mapping[str, GroupPayload],
+        teacher_payloads: Mapping[str, TeacherPayload] | None = None,
+    ) -> dict[str, float]:
         """Fetch and train; the step's metrics."""
-        self._fetch(plan, payloads)
+        self._fetch(plan, payloads, teacher_payloads)
         return self._train(plan)
 
     def score_and_step(
@@ -104,8 +117,15 @@ class Hosts:
         scores = ray.get(calls, timeout=180)
         return self._train(plan({row: score for of_rank in scores for row, score in of_rank.items()}))
 
-    def _fetch(self, plan: StepPlan, payloads: Mapping[str, GroupPayload]) -> None:
+    def _fetch(
+        self,
+        plan: StepPlan,
+        payloads: Mapping[str, GroupPayload],
+        teacher_payloads: Mapping[str, TeacherPayload] | None = None,
+    ) -> None:
         refs = {group_id: [ray.put(payload)] for group_id, payload in payloads.items()}
+        for group_id, said in (teacher_payloads or {}).items():
+            refs[group_id].append(ray.put(said))
         fetches = [
             actor.call.remote("fetch", {group_id: refs[group_id] for group_id in rank.group_ids})
             for actor, rank in zip(self._actors, plan.ranks, strict=True)

@@ -14,7 +14,7 @@ from funicular.actors.losses.reverse_kl import reverse_kl_advantages
 from funicular.actors.losses.segments import Segments
 from funicular.actors.losses.settings import LossSettings
 from funicular.actors.losses.token_losses import LossInputs, token_losses
-from funicular.actors.rank_distillation import sampled_term
+from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.types import GroupPayload, ScoredGroup, TeacherPayload, TeacherRecord
 from tests.builders import make_group, make_payload
@@ -109,9 +109,10 @@ def test_collated_rows_carry_what_the_teacher_said_of_their_tokens() -> None:
     said = TeacherPayload(group_id="a", logprobs=payload.generator_logprobs - 1)
     (micro,) = plan(groups).ranks[0].optimizer_batches[0]
     batch = collate(micro, {"a": payload}, torch.device("cpu"), teacher_payloads={"a": said})
-    config = DistillationConfig(teacher="t", coef=3.0)
-    term = sampled_term(batch, batch.generator_logprobs, config)
+    distillation = RankDistillation(DistillationConfig(teacher="t", coef=3.0), None)
+    term = distillation.sampled(batch, batch.generator_logprobs)
     assert term is not None
     torch.testing.assert_close(term.losses, torch.full((8,), 3.0))
     torch.testing.assert_close(term.kl, torch.full((8,), 1.0))
-    assert sampled_term(collate(micro, {"a": payload}, torch.device("cpu")), batch.generator_logprobs, config) is None
+    unscored = collate(micro, {"a": payload}, torch.device("cpu"))
+    assert distillation.sampled(unscored, batch.generator_logprobs) is None

@@ -157,6 +157,12 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"algorithm__reference_mixup": 0.0}, "algorithm.reference_mixup", "above 0 and at most 1"),
         ({"algorithm__num_iterations": 0}, "algorithm.num_iterations", "at least 1"),
         ({"distillation__teacher": "smollm-135m"}, "distillation.teacher", "Did you mean smollm2-135m?"),
+        (
+            {"distillation__teacher": "owner/name", "distillation__temperature": 2.0},
+            "distillation.temperature",
+            "the temperature that sampled them",
+        ),
+        ({"distillation__jsd_beta": 1.5}, "distillation.jsd_beta", "at most 1"),
         ({"distillation__coef": -1.0}, "distillation.coef", "at least 0"),
         (
             {"distillation__teacher": "smollm2-135m", "algorithm__zero_variance_groups": "replace"},

@@ -37,7 +37,12 @@ class UnigramEngine(FakeAveragingEngine):
         self.entropies = entropies
 
     def __call__(
-        self, input_ids: torch.Tensor, *layout: Any, temperature: float, row_lengths: tuple[int, ...] | None
+        self,
+        input_ids: torch.Tensor,
+        *layout: Any,
+        temperature: float,
+        row_lengths: tuple[int, ...] | None,
+        target: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ids = input_ids.reshape(-1)[layout[-1]]
         return self.logprobs[ids], self.entropies[ids]

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funicular.actors.config import AlgorithmConfig
+from funicular.actors.distillation_config import DistillationConfig
 from funicular.actors.entropy_cut import EntropyCut
 from funicular.actors.learner_step import LearnerStep
 from funicular.actors.loss import loss_from_tensors
 from funicular.actors.losses.entropy import entropy_threshold_of
 from funicular.actors.losses.presets import PRESETS, kl_in_reward, loss_settings, needs_reference, preset_of
+from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.step_plan import StepPlan, plan_scoring, plan_step
 from funicular.actors.step_sums import StepSums
 from funicular.actors.types import GroupPayload, KlScore, ScoredGroup
@@ -120,6 +122,8 @@ def cut_gradients(
             engine,
             algorithm,
             payloads,
+            {},
+            distillation=RankDistillation(DistillationConfig(), None),
             reference=FakeReference(words) if needs_reference(algorithm) else None,  # type: ignore[arg-type]
             entropy_coef=algorithm.entropy_coef,
             temperature=1.0,

@@ -6,6 +6,7 @@ A step on every rank: fetch payloads (no collective yet), then `LearnerStep`.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -208,6 +209,22 @@ class LearnerRank:
         self._entropy_bonus.load_state(learner_state.Section(Path(folder), _ENTROPY))
         if self._reference is not None:
             self._reference.load_state(learner_state.Section(Path(folder), _REFERENCE))
+
+    def mark(self, folder: str, name: str) -> str:
+        """Make an empty file of this rank in a folder; the node it was made on.
+
+        Raises:
+            ValueError: it cannot be made.
+        """
+        node = socket.gethostname()
+        try:
+            (Path(folder) / f"{name}{self._rank}").touch()
+        except OSError as error:
+            raise ValueError(
+                f"run_dir: learner rank {self._rank} on {node} cannot write to {folder} ({error}); put run_dir on a "
+                "file system that all nodes share, writable for the user that Ray runs as"
+            ) from error
+        return node
 
     def export(self, folder: str) -> None:
         """Write the model in Hugging Face format, adapters merged, and besides in `adapter/`."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
+import uuid
 from collections.abc import Awaitable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _ANSWER_DEADLINE_S = 60.0
 """Beyond what the ranks allow themselves."""
+_SHARED_FOLDER_DEADLINE_S = 30.0
+"""Within which a shared file system shows on one node what another has written."""
 _DEATH_NOTICE_S = 15.0
 """Within which Ray tells of an actor that died."""
 
@@ -153,6 +158,26 @@ class LearnerGroup:
     async def load(self, folder: str) -> None:
         """Continue from a snapshot."""
         await self._all(f"loading {folder}", self._config.step_deadline_s, "load", folder)
+
+    async def check_folder(self, folder: Path) -> None:
+        """Make sure that all ranks write where this process reads, as checkpoints need it.
+
+        Raises:
+            ValueError: a rank cannot write there, or its files are not seen here.
+        """
+        name = f".seen-{uuid.uuid4().hex}-"
+        nodes = await self._all(f"writing to {folder}", _ANSWER_DEADLINE_S, "mark", str(folder), name)
+        for rank, node in enumerate(nodes):
+            mark = folder / f"{name}{rank}"
+            limit = time.monotonic() + _SHARED_FOLDER_DEADLINE_S
+            while not mark.exists():
+                if time.monotonic() > limit:
+                    raise ValueError(
+                        f"run_dir: what learner rank {rank} writes to {folder} on {node} is not seen on "
+                        f"{socket.gethostname()}; put run_dir on a file system that all nodes share"
+                    )
+                await asyncio.sleep(0.2)
+            mark.unlink()
 
     async def export(self, folder: str) -> None:
         """Write the model in Hugging Face format."""

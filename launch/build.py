@@ -87,6 +87,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         teacher_folder=str(prepared.teacher_folder) if teacher_in_ranks(config.distillation) else None,
     )
     await asyncio.gather(generators.start(), learners.start(), *([teachers.start()] if teachers else []))
+    await learners.check_folder(prepared.folder.checkpoints)
     iterator = prepared.tasks.iterator(config.seed)
     return Run(
         config=config,
@@ -95,7 +96,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         scorers=scorers,
         learners=learners,
         weights=WeightSync(learners, generators, attempts=config.weight_sync.attempts),
-        checkpoints=Checkpoints(prepared.folder.checkpoints, config.checkpoint.keep_last),
+        checkpoints=Checkpoints(prepared.folder.checkpoints, config.checkpoint, prepared.store),
         tracker=tracker,
         budget=budget,
         held_out=prepared.tasks.evaluation_tasks(config.evaluation.tasks),

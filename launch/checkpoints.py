@@ -1,30 +1,45 @@
 """Checkpoints: folders `checkpoints/step_000010/` whose manifest is written last. Without one they do not exist.
 
-learner/        parameters, optimizer, schedule, random state, by name (`actors/learner_state.py`)
-state.json      step, position of the accounts, first evaluation
-manifest.json   every file with size and sha256; written last
+Training waits while the learner writes its files. The rest goes on in the background: hashes, disk, manifest (then it
+is complete), older ones deleted; and with `checkpoint.path` its copy in the store. Then only the newest stays in the
+run folder, and `keep_last` and `keep_best` are the store's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from funicular.actors.errors import RunStopped
+from funicular.cluster.calls import DeadlineExceeded
 from funicular.launch.accounts import Position
+from funicular.launch.background import Result, in_background, wait_async, within
+from funicular.launch.checkpoint_files import (
+    EVALUATION,
+    LEDGER,
+    MANIFEST,
+    STATE,
+    copy_beginning,
+    delete,
+    folder_name,
+    step_of,
+    sync_folder,
+    verify,
+    write_manifest,
+    write_whole,
+)
+from funicular.launch.checkpoint_store import Store, StoreError
+from funicular.launch.checkpoint_upload import Uploads
+from funicular.launch.checkpoint_work import CheckpointWork
+from funicular.launch.config import CheckpointConfig
+from funicular.launch.retention import kept
 
-FORMAT = 2
-"""1 had the learner in DeepSpeed's own files, one set for each rank."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that was asked for cannot be used; says which file and why."""
+STORE_DEADLINE_S = 60.0
+"""For small things in the store, such as a list of names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +51,8 @@ class Snapshot:
     position: Position
     first_evaluation: Mapping[str, float] | None
     """Metrics of the evaluation before training, if there was one."""
+    run: str | None
+    """`run_id` of the run that wrote it."""
     asked_for: bool = False
     """True: `resume` names it; False: it was the newest."""
 
@@ -46,11 +63,24 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run.
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
+    Args:
+        folder: `checkpoints/` of the run folder.
+        store: where they are copied to; None: they stay in the run folder only.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig, store: Store | None = None) -> None:
+        self.store = store
         self._folder = folder
-        self._keep_last = keep_last
+        self._config = config
+        self._work = CheckpointWork(config.deadline_s, f"{folder} and {store.shown}" if store else str(folder))
+        self._uploads = Uploads(store, config, self._work.say) if store else None
+
+    @property
+    def not_stored(self) -> str | None:
+        """Why the newest checkpoint is not in the store; None if it is, or if there is no store."""
+        return self._uploads.missing if self._uploads else None
 
     async def save(
         self,
@@ -58,55 +88,226 @@ class Checkpoints:
         position: Position,
         first_evaluation: Mapping[str, float] | None,
         save_learner: Callable[[str], Awaitable[None]],
+        *,
+        ledger: Path,
+        evaluation: Mapping[str, float] | None = None,
     ) -> Path:
-        """Write a checkpoint; complete, or as if it had never begun.
+        """Have the learner write its part, and begin the rest; returns where the checkpoint will be.
 
         Args:
             save_learner: writes the learner's part into the folder it is given.
+            ledger: its content up to now belongs to the checkpoint.
+            evaluation: metrics that were measured at this step.
+
+        Raises:
+            RunStopped: the one before could not be completed, or takes longer than `checkpoint.deadline_s`.
         """
-        final = self._folder / f"step_{step:06d}"
-        scratch = self._folder / f"step_{step:06d}.tmp"
+        ledger_size = ledger.stat().st_size  # before anything is awaited, and others append to it
+        state = {
+            "step": step,
+            "position": position.to_json(),
+            "first_evaluation": first_evaluation,
+            "run": run_id(ledger),
+        }
+        await self._work.settle()
+        self._recover()
         for leftover in self._folder.glob("step_*.tmp"):  # of a crash
             shutil.rmtree(leftover)
+        final = self._folder / folder_name(step)
+        scratch = self._folder / f"{final.name}.tmp"
         (scratch / "learner").mkdir(parents=True)
         await save_learner(str(scratch / "learner"))
-        state = {"step": step, "position": position.to_json(), "first_evaluation": first_evaluation}
-        (scratch / "state.json").write_text(json.dumps(state, indent=1))
-        await asyncio.to_thread(_write_manifest, scratch, step)
-        replaced = self._folder / f"step_{step:06d}.old.tmp"
-        if final.exists():  # of an attempt that was rolled back
-            final.rename(replaced)
-        scratch.rename(final)
-        _sync_folder(self._folder)
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        for old in self._complete()[: -self._keep_last]:
-            _delete(old)
+        (scratch / STATE).write_text(json.dumps(state, indent=1))
+        if evaluation:
+            (scratch / EVALUATION).write_text(json.dumps(evaluation))
+
+        def seal() -> None:
+            copy_beginning(ledger, scratch / LEDGER, ledger_size)
+            write_manifest(scratch, step)
+            _move_into_place(scratch, final)
+            self._work.say(f"checkpoint {final.name}")
+            self._prune()
+
+        def then(until: float) -> None:
+            if self._uploads:
+                self._uploads.upload(final, until)
+
+        self._work.begin(f"checkpoint {final.name}", seal, then)
         return final
 
-    def forget_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps: the history that they continue is void."""
-        for path in reversed(self._complete()):  # newest first: a kill in between leaves no void one to continue
-            if _step_of(path) > step:
-                _delete(path)
+    async def measured(self, step: int, evaluation: Mapping[str, float]) -> None:
+        """Note what an evaluation found at a step whose checkpoint is there already. Waits for the background.
+
+        Raises:
+            RunStopped: what was under way failed, or this did.
+        """
+        await self._work.settle()
+        final = self._folder / folder_name(step)
+        if not (final / MANIFEST).is_file():
+            return
+
+        def seal() -> None:
+            write_whole(final / EVALUATION, json.dumps(dict(evaluation)))
+            self._prune()
+
+        def then(until: float) -> None:
+            if self._uploads:
+                self._uploads.add_evaluation(step, dict(evaluation))
+
+        self._work.begin(f"the evaluation of {final.name}", seal, then)
+        await self._work.settle()
+
+    async def sealed(self) -> None:
+        """Wait until the checkpoint under way is complete in the run folder; raises RunStopped if it cannot be."""
+        await self._work.sealed()
+
+    async def settle(self) -> None:
+        """Wait for everything under way; raises RunStopped. An upload that was given up is in `not_stored`."""
+        await self._work.settle()
+
+    def news(self) -> tuple[list[str], dict[str, float]]:
+        """Sentences, and metrics of what has ended in the background, since the last call.
+
+        Raises:
+            RunStopped: a checkpoint could not be completed.
+        """
+        sentences, seconds = self._work.news()
+        metrics = {} if seconds is None else {"time/checkpoint_background_s": seconds}
+        if metrics and self._uploads:
+            metrics["checkpoint/store_failures"] = float(self._uploads.failures)
+        return sentences, metrics
+
+    def catch_up(self) -> None:
+        """Begin to upload the newest checkpoint if the store lacks it: an earlier process may not have come so far."""
+        complete = self._complete()
+        if self._uploads is None or not complete or self._work.busy:
+            return
+        uploads, final = self._uploads, self._folder / folder_name(complete[-1])
+
+        def then(until: float) -> None:
+            uploads.upload(final, until, unless_there=True)
+
+        self._work.begin(f"the copy of {final.name}", lambda: None, then)
+
+    async def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: the history that they continue is void.
+
+        Raises:
+            RunStopped: the store does not delete them.
+        """
+        for later in reversed(self._complete()):  # newest first: a kill in between leaves no void one to continue
+            if later > step:
+                delete(self._folder / folder_name(later))
+        store = self.store
+        if store is None:
+            return
+
+        def forget() -> None:
+            for later in reversed(store.steps()):
+                if later > step:
+                    store.delete(later)
+
+        what = f"checkpoints after step {step} to be deleted in {store.shown}"
+        try:
+            await wait_async(in_background(forget, "forget"), self._config.deadline_s, what)
+        except (StoreError, DeadlineExceeded) as error:
+            raise RunStopped(f"{error}. They are void, and a later resume would take them for the newest") from error
 
     def newest(self) -> Snapshot | None:
-        """The newest complete checkpoint; folders without a valid manifest are ignored."""
+        """The newest complete checkpoint of the run folder; folders without a manifest are ignored.
+
+        Raises:
+            CheckpointError: a file of it is damaged.
+        """
+        self._recover()
         complete = self._complete()
-        return read_snapshot(complete[-1]) if complete else None
+        return read_snapshot(self._folder / folder_name(complete[-1])) if complete else None
 
-    def _complete(self) -> list[Path]:
-        folders = (p for p in self._folder.glob("step_*") if p.suffix != ".tmp")
-        return sorted(p for p in folders if (p / "manifest.json").is_file())
+    def newest_anywhere(self) -> Snapshot | None:
+        """The newest one of run folder and store; from the store it is copied here first.
 
+        Raises:
+            CheckpointError: a file of it is damaged.
+            StoreError: it cannot be copied.
+        """
+        self._recover()
+        here, there = self._complete(), self.stored()
+        return self.get(there[-1]) if there and (not here or there[-1] > here[-1]) else self.newest()
 
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step_"))
+    def get(self, step: int) -> Snapshot:
+        """A checkpoint of the run folder, or of the store, which is copied here first.
 
+        Raises:
+            CheckpointError: it is nowhere, or a file of it is damaged.
+            StoreError: it cannot be copied.
+        """
+        final = self._folder / folder_name(step)
+        store = self.store
+        if store and not (final / MANIFEST).is_file() and step in self.stored():
+            scratch = final.with_name(f"{final.name}.tmp")
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            _start_up(lambda: store.fetch(step, scratch), self._config.deadline_s, f"copying {final.name}", store)
+            verify(scratch)
+            _move_into_place(scratch, final)
+            return _snapshot_in(final)
+        return read_snapshot(final)
 
-def _delete(path: Path) -> None:
-    (path / "manifest.json").unlink()  # first, so that a half-deleted folder is none
-    shutil.rmtree(path)
+    def stored(self) -> list[int]:
+        """Steps of the complete checkpoints in the store, oldest first; none without a store.
+
+        Raises:
+            StoreError: they cannot be listed.
+        """
+        store = self.store
+        return _start_up(store.steps, STORE_DEADLINE_S, "listing", store) if store else []
+
+    def refuse_unwritable(self) -> None:
+        """Write and delete a small file in the store, if there is one.
+
+        Raises:
+            StoreError: it cannot be done.
+        """
+        if self.store:
+            _start_up(self.store.probe, STORE_DEADLINE_S, "a small file", self.store)
+
+    def run_of_store(self) -> str | None:
+        """`run_id` of the run whose checkpoints are in the store; None without any.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        store, stored = self.store, self.stored()
+        if store is None or not stored:
+            return None
+        return _start_up(lambda: store.state(stored[-1]), STORE_DEADLINE_S, "reading", store)["run"]
+
+    def _prune(self) -> None:
+        """Delete what is not kept in the run folder, and what a kill left half deleted."""
+        for path in self._folder.glob("step_*"):
+            if step_of(path.name) is not None and not (path / MANIFEST).is_file():
+                shutil.rmtree(path)
+        config = self._config
+        values = {step: self._evaluation(step).get(config.best_metric) for step in self._complete()}
+        last, best = (1, 0) if self.store else (config.keep_last, config.keep_best)
+        for step in values.keys() - kept(values, keep_last=last, keep_best=best):
+            delete(self._folder / folder_name(step))
+
+    def _evaluation(self, step: int) -> Mapping[str, float]:
+        file = self._folder / folder_name(step) / EVALUATION
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def _complete(self) -> list[int]:
+        """Steps of the complete checkpoints in the run folder, oldest first."""
+        steps = ((step_of(path.name), path) for path in self._folder.glob("step_*"))
+        return sorted(step for step, path in steps if step is not None and (path / MANIFEST).is_file())
+
+    def _recover(self) -> None:
+        """Put back a checkpoint that was moved aside for another of its step, if the kill came before that one."""
+        for aside in self._folder.glob("step_*.old.tmp"):
+            final = aside.with_name(aside.name.removesuffix(".old.tmp"))
+            if (aside / MANIFEST).is_file() and not final.exists():
+                aside.rename(final)
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -115,55 +316,43 @@ def read_snapshot(path: Path) -> Snapshot:
     Raises:
         CheckpointError: no manifest, or a file is missing or differs from it.
     """
-    manifest_path = path / "manifest.json"
-    if not manifest_path.is_file():
-        raise CheckpointError(f"{path}: no manifest.json; not a complete checkpoint")
-    manifest = json.loads(manifest_path.read_text())
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(
-            f"{manifest_path}: format {manifest['format']}, this version reads {FORMAT}; finish that run with the "
-            "version that wrote it, or begin a new run (another name=... or run_dir=...) from its exported model "
-            "(model.path)"
-        )
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["size"]:
-            raise CheckpointError(f"{file}: missing, or not the {expected['size']} bytes that the manifest names")
-        if _sha256(file) != expected["sha256"]:
-            raise CheckpointError(f"{file}: its sha256 is not the manifest's; the file is damaged")
-    state = json.loads((path / "state.json").read_text())
+    verify(path)
+    return _snapshot_in(path)
+
+
+def run_id(ledger: Path) -> str | None:
+    """What tells a run from all others: a digest of its ledger's first event. None before that."""
+    if not ledger.is_file():
+        return None
+    with ledger.open("rb") as file:
+        first = file.readline()
+    return hashlib.sha256(first).hexdigest()[:16] if first.endswith(b"\n") else None
+
+
+def _snapshot_in(path: Path) -> Snapshot:
+    state = json.loads((path / STATE).read_text())
     return Snapshot(
         path=path,
         step=state["step"],
         position=Position.from_json(state["position"]),
         first_evaluation=state["first_evaluation"],
+        run=state["run"],
     )
 
 
-def _write_manifest(folder: Path, step: int) -> None:
-    files: dict[str, Any] = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync_file(file)
-        files[str(file.relative_to(folder))] = {"size": file.stat().st_size, "sha256": _sha256(file)}
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-    _sync_file(manifest)
-    _sync_folder(folder)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync_file(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _start_up(function: Callable[[], Result], deadline_s: float, what: str, store: Store) -> Result:
+    """Ask the store for something before a run starts, when nothing else can go on."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return within(function, deadline_s, f"{what}: {store.shown}")
+    except DeadlineExceeded as error:
+        raise StoreError(f"checkpoint.path: {error}; is it reachable from here?") from error
+
+
+def _move_into_place(scratch: Path, final: Path) -> None:
+    aside = final.with_name(f"{final.name}.old.tmp")
+    if final.exists():  # of an attempt that was rolled back
+        final.rename(aside)
+    scratch.rename(final)
+    sync_folder(final.parent)
+    if aside.exists():
+        shutil.rmtree(aside)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from funicular.launch.algorithm_checks import algorithm_problems, doubtful_algorithm
+from funicular.launch.checkpoint_checks import checkpoint_problems, doubtful_checkpoints, unfit_for_a_folder
 from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
@@ -36,6 +37,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *distillation_problems(config),
         *learner_problems(config),
         *_sync(config),
+        *checkpoint_problems(config),
     ]
 
 
@@ -46,6 +48,7 @@ def warn(config: Config) -> list[Problem]:
         *doubtful_distillation(config),
         *_doubtful_learner(config),
         *learner_warnings(config),
+        *doubtful_checkpoints(config),
     ]
 
 
@@ -57,8 +60,7 @@ def _out_of_range(config: Config) -> Iterator[Problem]:
 
 
 def _run(config: Config) -> Iterator[Problem]:
-    unfit = not config.name.strip() or config.name in (".", "..") or "/" in config.name
-    if unfit and config.run_dir is None:
+    if unfit_for_a_folder(config.name) and config.run_dir is None:
         expected = "expected a word that can name a folder, because the run folder is runs/NAME"
         yield problem_at(config, "name", expected, "", "run_dir")
     if config.run_dir is not None and (not config.run_dir or Path(config.run_dir).is_file()):

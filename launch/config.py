@@ -100,7 +100,18 @@ class CheckpointConfig:
     every: int = 10
     """Steps between checkpoints; 0: only at the end and on SIGTERM."""
     keep_last: int = 2
-    """Checkpoints that stay on disk."""
+    """Checkpoints that stay: the newest ones."""
+    keep_best: int = 0
+    """Checkpoints that stay besides: those with the highest best_metric. One whose step was not evaluated is never
+    among them."""
+    best_metric: str = "eval/held_out/pass_at_1"
+    """Metric of an evaluation at the checkpoint's step; more is better."""
+    path: str | None = None
+    """Where checkpoints are copied to, and resumed from when the run folder lacks them: a folder, or a URI that
+    pyarrow knows (s3://, gs://, hdfs://, file://); a folder NAME is made there. Only the newest then stays in the run
+    folder. null: the run folder only."""
+    deadline_s: float = 1800.0
+    """Seconds within which the background must have completed a checkpoint, and for which an upload is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

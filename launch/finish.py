@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from funicular.actors.errors import RunStopped
 from funicular.launch.evaluate import evaluate
 from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder
@@ -14,13 +15,18 @@ STEP_FILE = "funicular.json"
 
 
 async def finish(run: Run, folder: RunFolder) -> None:
-    """Save, evaluate, and write the model beside its final place before it is moved there."""
+    """Save, evaluate, and write the model beside its final place before it is moved there.
+
+    Raises:
+        RunStopped: the last checkpoint could not be completed, or not be copied to `checkpoint.path`.
+    """
     every = run.config.checkpoint.every
     if not every or run.step % every:  # else the loop has just saved
         await run.save()
     every = run.config.evaluation.every
     if run.last_evaluation is None or not every or run.step % every:
-        run.last_evaluation = await evaluate(run)
+        run.evaluated(await evaluate(run))
+    await run.checkpoints.sealed()
     run.accounts.close("run_finished")
     scratch = folder.path / "model.tmp"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -29,6 +35,12 @@ async def finish(run: Run, folder: RunFolder) -> None:
     shutil.rmtree(folder.model, ignore_errors=True)
     scratch.rename(folder.model)
     run.accounts.ledger.append("finished", step=run.step, reason="max_steps")
+    if run.last_evaluation:
+        await run.checkpoints.measured(run.step, run.last_evaluation)
+    await run.checkpoints.settle()
+    run.report_checkpoints()
+    if missing := run.checkpoints.not_stored:
+        raise RunStopped(f"{missing}. The model is in {folder.model}; the same command once more tries the copy again")
 
 
 def model_of_step(folder: RunFolder, step: int) -> Path | None:

@@ -19,6 +19,7 @@ import time
 from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
 from funicular.actors.types import EmptySlot, ScoredGroup
 from funicular.launch.accounts import Issue
+from funicular.launch.checkpoint_files import CheckpointError
 from funicular.launch.evaluate import evaluate
 from funicular.launch.resume import begin_attempt
 from funicular.launch.rollout import require_signal, roll_out
@@ -41,7 +42,9 @@ async def train(run: Run) -> str:
             if lost:
                 await restart_learner(run, lost)
             await begin_attempt(run)
-            return await first_to_end(learn(run), produce(run))
+            outcome = await first_to_end(learn(run), produce(run))
+            await run.checkpoints.sealed()
+            return outcome
         except LearnerLost as error:
             lost = error
 
@@ -52,7 +55,11 @@ async def restart_learner(run: Run, lost: LearnerLost) -> None:
     run.tracker.event(f"learner lost ({lost}); going back to the newest snapshot")
     await run.generators.abort_all("rolled_back")
     await run.learners.restart()
-    run.snapshot = await asyncio.to_thread(run.checkpoints.newest) or run.snapshot
+    await run.checkpoints.sealed()
+    try:
+        run.snapshot = await asyncio.to_thread(run.checkpoints.newest) or run.snapshot
+    except CheckpointError as error:
+        raise RunStopped(str(error)) from error
 
 
 async def produce(run: Run) -> None:
@@ -122,9 +129,10 @@ async def learn(run: Run) -> str:
         run.tracker.log(run.step, metrics | waiting_metrics(waited, time.monotonic() - began))
         run.tracker.completions(run.step, await completion_rows(run, groups))
         if run.config.evaluation.every and run.step % run.config.evaluation.every == 0:
-            run.last_evaluation = await evaluate(run)
+            run.evaluated(await evaluate(run))
         if run.config.checkpoint.every and run.step % run.config.checkpoint.every == 0:
             run.tracker.log(run.step, {"time/checkpoint_s": await run.save()})
+        run.report_checkpoints()
     return "finished"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from funicular.launch.checkpoint_store import Store
 from funicular.launch.checkpoints import Snapshot
 from funicular.launch.run_folder import RunFolder
 from funicular.launch.tasks import TaskSet
@@ -21,3 +22,5 @@ class Prepared:
     snapshot: Snapshot | None
     teacher_folder: Path | None = None
     """None: there is no teacher."""
+    store: Store | None = None
+    """Where checkpoints are copied to."""

@@ -161,6 +161,8 @@ RANGES: dict[str, Range] = {
     "evaluation.temperature": _MAYBE,
     "checkpoint.every": _MAYBE,
     "checkpoint.keep_last": _COUNT,
+    "checkpoint.keep_best": _MAYBE,
+    "checkpoint.deadline_s": _SECONDS,
     "tracking.completions_every": _MAYBE,
     "tracking.completions_rows": _COUNT,
     "cluster.object_store_gib": Range(above=0),

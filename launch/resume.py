@@ -30,7 +30,7 @@ async def begin_attempt(run: Run) -> None:
     position = snapshot.position if snapshot else INITIAL
     if has_history or snapshot:
         run.accounts.refuse_other_data(position)
-        run.checkpoints.forget_after(run.step)  # before the ledger says so: else a kill leaves void checkpoints
+        await run.checkpoints.forget_after(run.step)  # before the ledger says so: else a kill leaves void checkpoints
         name = snapshot.path.name if snapshot else None
         run.accounts.go_back(position, run.step, name, asked_for=bool(snapshot and snapshot.asked_for))
         run.tracker.begin_attempt(attempt, run.step)
@@ -39,3 +39,4 @@ async def begin_attempt(run: Run) -> None:
     ledger.append("publishing", version=version, step=run.step)
     await run.weights.publish(version)
     ledger.append("published", version=version, step=run.step)
+    run.checkpoints.catch_up()

@@ -51,6 +51,8 @@ class Run:
     """Training steps done."""
     first_evaluation: Mapping[str, float] | None = None
     last_evaluation: Mapping[str, float] | None = None
+    evaluated_step: int | None = None
+    """Of the last evaluation."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set on SIGTERM: finish the step under way, save, end."""
 
@@ -76,12 +78,30 @@ class Run:
             stopping.cancel()
 
     async def save(self) -> float:
-        """Write a checkpoint of the state between two steps; the seconds it took."""
+        """Begin a checkpoint of the state between two steps; the seconds that training waited for it."""
         began = time.monotonic()
-        position = self.accounts.position(self.buffer.released)
-        path = await self.checkpoints.save(self.step, position, self.first_evaluation, self.learners.save)
-        self.tracker.event(f"checkpoint {path.name}")
+        await self.checkpoints.save(
+            self.step,
+            self.accounts.position(self.buffer.released),
+            self.first_evaluation,
+            self.learners.save,
+            ledger=self.accounts.ledger.path,
+            evaluation=self.last_evaluation if self.evaluated_step == self.step else None,
+        )
         return time.monotonic() - began
+
+    def evaluated(self, metrics: Mapping[str, float] | None) -> None:
+        """Note what an evaluation at this step found."""
+        self.last_evaluation = metrics
+        self.evaluated_step = self.step
+
+    def report_checkpoints(self) -> None:
+        """Log what has ended in the background; raises RunStopped if a checkpoint could not be completed."""
+        sentences, metrics = self.checkpoints.news()
+        for sentence in sentences:
+            self.tracker.event(sentence)
+        if metrics:
+            self.tracker.log(self.step, metrics)
 
     def new_buffer(self, released: int) -> None:
         """Begin with an empty buffer, in place of the last attempt's."""

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,17 +16,19 @@ from funicular.actors.errors import LearnerLost, RunStopped
 from funicular.cluster.calls import DeadlineExceeded
 from funicular.cluster.session import connect, disconnect
 from funicular.cluster.supervise import RestartBudgetSpent
-from funicular.launch.checkpoints import Checkpoints, Snapshot, read_snapshot
+from funicular.launch.checkpoint_store import open_store
+from funicular.launch.checkpoints import Checkpoints, Snapshot
 from funicular.launch.config import Config
 from funicular.launch.finish import finish, model_of_step
 from funicular.launch.health import check_health
-from funicular.launch.ledger import Ledger, read_events
+from funicular.launch.ledger import Ledger
 from funicular.launch.local_scoring import check_loading
 from funicular.launch.models import resolve_model
 from funicular.launch.prepared import Prepared
 from funicular.launch.progress import Progress
 from funicular.launch.progress_text import RunSummary
 from funicular.launch.recipe import LoadedRecipe
+from funicular.launch.resume_point import find_snapshot
 from funicular.launch.run import Run
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 from funicular.launch.tasks import load_tasks
@@ -68,14 +69,11 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
     config = loaded.config
     began = time.monotonic()
     try:
-        snapshot = _snapshot(config, folder)
+        checkpoints = _open_checkpoints(config, folder, progress)
+        snapshot = find_snapshot(config, folder, checkpoints)
         if snapshot and snapshot.step >= config.max_steps and model_of_step(folder, snapshot.step):
-            print(
-                f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}. "
-                "To train again give another name=..., to go on a higher max_steps=..."
-            )
-            return FINISHED
-        prepared = _prepare(folder, loaded, snapshot, progress)
+            return _already_done(config, folder, checkpoints)
+        prepared = _prepare(folder, loaded, snapshot, checkpoints, progress)
     except ValueError as error:  # how every part refuses what a user gave
         log.info("wrong input", exc_info=True)
         raise WrongInput(str(error)) from error
@@ -98,7 +96,45 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
     return {"finished": FINISHED, "killed": STOPPED, "failed": FAILED}[status]
 
 
-def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None, progress: Progress) -> Prepared:
+def _open_checkpoints(config: Config, folder: RunFolder, progress: Progress) -> Checkpoints:
+    """The run's checkpoints; a store that cannot be written to is found here, before anything expensive is started."""
+    path = config.checkpoint.path
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, open_store(path, config.name) if path else None)
+    if checkpoints.store:
+        with progress.phase(f"looking at {checkpoints.store.shown}"):
+            checkpoints.refuse_unwritable()
+    return checkpoints
+
+
+def _already_done(config: Config, folder: RunFolder, checkpoints: Checkpoints) -> int:
+    """Nothing is left to train; what may be left is a copy of the last checkpoint."""
+
+    async def copy() -> None:
+        checkpoints.catch_up()
+        await checkpoints.settle()
+
+    try:
+        asyncio.run(copy())
+    except RunStopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    if checkpoints.not_stored:
+        print(f"error: {checkpoints.not_stored}", file=sys.stderr)
+        return FAILED
+    print(
+        f"{folder.path}: all {config.max_steps} steps are done; the model is in {folder.model}. "
+        "To train again give another name=..., to go on a higher max_steps=..."
+    )
+    return FINISHED
+
+
+def _prepare(
+    folder: RunFolder,
+    loaded: LoadedRecipe,
+    snapshot: Snapshot | None,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> Prepared:
     """Everything that can be wrong with the input and is cheap to find out.
 
     Raises:
@@ -128,6 +164,7 @@ def _prepare(folder: RunFolder, loaded: LoadedRecipe, snapshot: Snapshot | None,
         model_folder=model_folder,
         snapshot=snapshot,
         teacher_folder=resolve_teacher(config, model_folder, progress.event),
+        store=checkpoints.store,
     )
 
 
@@ -152,44 +189,27 @@ async def _run(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, run.stop.set)
         if await loop(run) != "finished":
+            with progress.phase("completing the checkpoint"):
+                await run.checkpoints.settle()
+            run.report_checkpoints()
             return False
         with progress.phase(f"last evaluation, and the model to {prepared.folder.model}"):
             await finish(run, prepared.folder)
         return True
     finally:
+        if started:
+            await _complete_checkpoint(started[0], progress)
         disconnect()
 
 
-def _snapshot(config: Config, folder: RunFolder) -> Snapshot | None:
-    """What the run continues from, as `resume` says.
-
-    Raises:
-        ValueError: resume=never in a folder that has a run.
-        CheckpointError: the checkpoint that was asked for is not whole.
-    """
-    newest = Checkpoints(folder.checkpoints, config.checkpoint.keep_last).newest
-    if config.resume == "auto":
-        return newest()
-    if config.resume == "never":
-        if folder.ledger.exists() and folder.ledger.stat().st_size:
-            raise ValueError(
-                f"resume=never, but {folder.path} holds a run (ledger.jsonl); give another name=... or run_dir=..., "
-                "delete that folder, or continue the run with resume=auto"
-            )
-        return None
-    asked = Path(config.resume).resolve()
-    if asked.parent != folder.checkpoints.resolve():
-        raise ValueError(
-            f"resume={config.resume}: not in {folder.checkpoints}; a run continues its own checkpoints. To train on "
-            "from another run's result, give that run's model folder as model.path"
-        )
-    went_back = any(
-        event["event"] == "rolled_back" and event["asked_for"] and event["checkpoint"] == asked.name
-        for event in (read_events(folder.ledger) if folder.ledger.exists() else ())
-    )
-    if went_back:  # the same command, started again by a scheduler: what was done since is kept
-        return newest()
-    return replace(read_snapshot(asked), asked_for=True)
+async def _complete_checkpoint(run: Run, progress: Progress) -> None:
+    """Let what is under way end, also when the run fails: the steps of the last checkpoint are not lost."""
+    try:
+        await run.checkpoints.settle()
+        run.report_checkpoints()
+    except RunStopped as error:  # said besides what ends the run
+        log.error("the checkpoint under way", exc_info=True)
+        progress.error(str(error))
 
 
 def _summary(run: Run | None, status: str, folder: RunFolder, tracker: Tracker, seconds: float) -> RunSummary:

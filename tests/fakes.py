@@ -18,6 +18,7 @@ from funicular.actors.types import GenerationRecord, GenerationRequest, ScoredGr
 from funicular.actors.weight_sync import PublishReport
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
+from funicular.launch.checkpoint_store import Store
 from funicular.launch.checkpoints import Checkpoints
 from funicular.launch.config import CheckpointConfig, Config, EvaluationConfig, TrackingConfig
 from funicular.launch.ledger import Ledger
@@ -194,6 +195,8 @@ def fake_run(
     seed: int = 0,
     algorithm: Mapping[str, Any] | None = None,
     max_restarts: int = 3,
+    store: Store | None = None,
+    checkpoint_deadline_s: float = 60.0,
 ) -> Run:
     """A run over fakes, in `folder`; continues from what stands there, as `launch/train.py` does."""
     config = Config(
@@ -202,14 +205,14 @@ def fake_run(
         seed=seed,
         algorithm=AlgorithmConfig(group_size=2, groups_per_step=groups_per_step, **(algorithm or {})),
         evaluation=EvaluationConfig(tasks=0),
-        checkpoint=CheckpointConfig(every=checkpoint_every),
+        checkpoint=CheckpointConfig(every=checkpoint_every, deadline_s=checkpoint_deadline_s),
         tracking=TrackingConfig(mlflow=False, completions_every=0),
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     train = fake_tasks(tasks)
     budget = RestartBudget(max_restarts)
     weights = FakeWeights()
-    checkpoints = Checkpoints(folder / "checkpoints", keep_last=2)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, store)
     return Run(
         config=config,
         accounts=Accounts(

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
 ALGORITHM = AlgorithmConfig()
 ADAMW = LearnerConfig(learning_rate=1e-2, warmup_steps=3, weight_decay=0.01, cpu_threads=1)
 LORA = replace(ADAMW, lora_rank=4)
+MOMENTUM = replace(ADAMW, optimizer="sgd", momentum=0.9)
 BFLOAT16 = replace(ADAMW, dtype="bfloat16", compute_dtype="bfloat16")
 Weights = Mapping[str, torch.Tensor]
 
@@ -91,10 +92,13 @@ def distance(got: Weights, expected: Weights) -> float:
 
 @pytest.mark.parametrize(
     "config",
-    [replace(kind, zero_stage=stage) for kind in (ADAMW, LORA) for stage in range(4)]
+    [replace(kind, zero_stage=stage) for kind in (ADAMW, LORA, MOMENTUM) for stage in range(4)]
     + [replace(BFLOAT16, zero_stage=stage) for stage in (1, 2, 3)]
-    + [replace(ADAMW, optimizer="sgd", zero_stage=stage) for stage in (0, 2)],
-    ids=lambda c: f"{c.optimizer}-{c.dtype}-lora{c.lora_rank}-zero{c.zero_stage}",
+    + [replace(ADAMW, offload_optimizer="cpu", zero_stage=stage) for stage in (1, 3)]
+    + [replace(ADAMW, offload_optimizer="cpu", offload_parameters="cpu", zero_stage=3)]
+    + [replace(ADAMW, optimizer=optimizer) for optimizer in ("adafactor", "muon")]
+    + [replace(LORA, adapter="dora", zero_stage=3)],
+    ids=lambda c: f"{c.optimizer}-{c.dtype}-{c.adapter}{c.lora_rank}-offload-{c.offload_optimizer}-zero{c.zero_stage}",
 )
 def test_a_loaded_checkpoint_continues_to_the_bit(
     hosts: dict[int, Hosts], model: str, tmp_path: Path, config: LearnerConfig
@@ -168,12 +172,14 @@ def test_a_run_that_moves_at_every_step_goes_where_one_that_stays_does(
     [
         (replace(LORA, **place(0, 1)), replace(LORA, **place(3, 2))),
         (replace(LORA, **place(2, 2)), replace(LORA, **place(1, 1))),
+        (replace(MOMENTUM, **place(3, 2)), replace(MOMENTUM, **place(0, 1))),
+        (replace(ADAMW, **place(0, 1)), replace(ADAMW, offload_optimizer="cpu", **place(3, 2))),
         (replace(BFLOAT16, **place(1, 2)), replace(BFLOAT16, **place(3, 1))),
         (replace(BFLOAT16, **place(3, 2)), replace(BFLOAT16, **place(1, 1))),
         (replace(BFLOAT16, **place(2, 1)), replace(ADAMW, **place(0, 2))),
         (replace(ADAMW, **place(0, 2)), replace(BFLOAT16, **place(2, 1))),
     ],
-    ids=["lora-up", "lora-down", "bfloat16-up", "bfloat16-down", "to-float32", "to-bfloat16"],
+    ids=["lora-up", "lora-down", "momentum", "offload", "bfloat16-up", "bfloat16-down", "to-float32", "to-bfloat16"],
 )
 def test_adapters_and_master_weights_move_too(
     hosts: dict[int, Hosts], model: str, tmp_path: Path, here: LearnerConfig, there: LearnerConfig

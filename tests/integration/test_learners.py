@@ -71,6 +71,10 @@ async def test_a_learner_group_trains_publishes_dies_and_comes_back(local_ray: N
         rewards=RewardConfig(),
     )
     await learners.start()
+    await learners.check_folder(tmp_path)
+    assert not list(tmp_path.glob(".seen*"))
+    with pytest.raises(ValueError, match=r"run_dir: learner rank [01] on .* cannot write to .*/none .*all nodes share"):
+        await learners.check_folder(tmp_path / "none")
     initial = await learners.pack(0)
     assert isinstance(initial.manifest, Manifest)
     assert len(initial.buckets) == len(initial.manifest.bucket_sizes)

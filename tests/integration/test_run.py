@@ -52,6 +52,7 @@ def test_two_tp2_generators_and_two_zero3_lora_ranks_at_staleness_0_and_2(tmp_pa
 def test_a_run_killed_at_a_random_moment_resumes_and_accounts_for_every_group(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     overrides = ["run_dir=run", "max_steps=12", "max_staleness=1", "evaluation.tasks=0", "checkpoint.every=3"]
+    overrides.append(f"checkpoint.path=file://{tmp_path}/store")
     ledger = tmp_path / "run" / "ledger.jsonl"
 
     # SIGTERM: the step under way is finished and saved, the exit status says that the run is not done.
@@ -79,9 +80,25 @@ def test_a_run_killed_at_a_random_moment_resumes_and_accounts_for_every_group(tm
     assert versions == sorted(set(versions))
 
     # The tasks are those of a run that nobody disturbed.
-    calm = train(recipe, *overrides, "run_dir=calm", "checkpoint.every=0")
+    calm = train(recipe, *overrides, "run_dir=calm", "checkpoint.every=0", "checkpoint.path=null")
     assert calm.returncode == 0
     assert account.trained_tasks == audit(tmp_path / "calm" / "ledger.jsonl").trained_tasks
+
+    # Another machine, of which there is more: ledger and learner come from the store.
+    shape = ["learner.ranks=2", "learner.zero_stage=2"]
+    moved = train(recipe, *overrides, *shape, "run_dir=elsewhere", "max_steps=14")
+    assert moved.returncode == 0, moved.stdout[-3000:] + moved.stderr[-3000:]
+    account = audit(tmp_path / "elsewhere" / "ledger.jsonl")
+    assert account.problems == []
+    assert sorted(account.trained_tasks) == list(range(1, 15))
+    assert step_metric(tmp_path / "elsewhere", "time/checkpoint_background_s")
+    trained = [line["step"] for line in read_metrics(tmp_path / "elsewhere" / "metrics.jsonl") if "time/step_s" in line]
+    assert trained == [13, 14]
+    stored = sorted(path.name for path in (tmp_path / "store" / "tiny").iterdir())
+    assert stored == ["step_000012", "step_000014"]
+    went_elsewhere = train(recipe, *overrides, "max_steps=15")
+    assert went_elsewhere.returncode == 2
+    assert "was taken in another history" in went_elsewhere.stderr
 
     again = train(recipe, *overrides, "resume=never")
     assert again.returncode == 2

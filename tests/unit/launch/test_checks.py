@@ -94,6 +94,12 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"max_steps": -1}, "max_steps", "at least 0"),
         ({"max_staleness": -1}, "max_staleness", "at least 0"),
         ({"name": "a/b"}, "name", "can name a folder"),
+        ({"checkpoint__path": " "}, "checkpoint.path", "a URI such as s3://"),
+        ({"checkpoint__path": "s3://b", "name": "a/b", "run_dir": "x"}, "name", "checkpoint.path/NAME"),
+        ({"checkpoint__keep_best": 1}, "checkpoint.keep_best", "no checkpoint is measured"),
+        ({"checkpoint__best_metric": "reward/mean"}, "checkpoint.best_metric", "a metric of an evaluation"),
+        ({"checkpoint__keep_best": -1}, "checkpoint.keep_best", "at least 0"),
+        ({"checkpoint__deadline_s": 0}, "checkpoint.deadline_s", "seconds"),
         ({"resume": "atuo"}, "resume", "Did you mean auto?"),
         ({"cluster__address": "head"}, "cluster.address", "host:port"),
         ({"model__path": "smollm2-135"}, "model.path", "Did you mean smollm2-135m?"),
@@ -296,6 +302,10 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
         ({"learner__min_lr_ratio": 0.1}, "learner.min_lr_ratio"),
         ({"max_steps": 10, "learner__warmup_steps": 11}, "learner.warmup_steps"),
         ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps"),
+        (
+            {"checkpoint__keep_best": 1, "checkpoint__every": 7, "evaluation__every": 20, "max_steps": 100},
+            "checkpoint.every",
+        ),
     ],
 )
 def test_what_is_probably_not_meant_is_a_warning_only(tmp_path: Path, values: dict[str, Any], key: str) -> None:

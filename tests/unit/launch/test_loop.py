@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
 from funicular.launch.ledger import audit, read_events
 from funicular.launch.loop import train
+from tests.fake_store import faulty_store
 from tests.fakes import FakeTeachers, fake_run
 
 
@@ -218,8 +220,69 @@ def test_killed_after_any_event_the_run_resumes_and_accounts_for_every_group(
     except BaseException as error:
         if not isinstance(error, (Killed, BaseExceptionGroup)):
             raise
+    asyncio.run(run.checkpoints.settle())  # its thread outlives this kill; test_checkpoint_crashes.py kills that too
     resumed = fake_run(folder / "run", max_steps=6, max_staleness=staleness, checkpoint_every=every)
     asyncio.run(train(resumed))
     account = audit(folder / "run" / "ledger.jsonl")
     assert account.problems == []
     assert [list(ids) for _, ids in sorted(account.trained_tasks.items())] == [ids for _, ids in calm.learners.trained]
+
+
+async def test_a_checkpoint_that_cannot_be_completed_stops_the_run_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = fake_run(tmp_path, max_steps=500, checkpoint_every=2)
+    monkeypatch.setattr("funicular.launch.checkpoints.write_manifest", full)
+    with pytest.raises(RunStopped, match=r"step_000002 could not be completed: .*No space left"):
+        await train(run)
+    assert run.step <= 4
+
+
+async def test_a_store_that_is_away_for_a_while_does_not_stop_training(tmp_path: Path) -> None:
+    away = True
+
+    def watch(operation: str, path: str) -> None:
+        if away and "step_000002" in path:
+            raise OSError("no route to host")
+
+    run = fake_run(
+        tmp_path,
+        max_steps=6,
+        checkpoint_every=2,
+        store=faulty_store(tmp_path / "store", watch),
+        checkpoint_deadline_s=0.5,
+    )
+    assert await train(run) == "finished"
+    away = False
+    await run.checkpoints.settle()
+    run.report_checkpoints()
+    assert run.checkpoints.store is not None
+    assert run.checkpoints.store.steps() == [4, 6]
+    events = "\n".join(run.tracker.events)
+    assert "step_000002 to" in events
+    assert "upload given up" in events
+    assert any(metrics.get("checkpoint/store_failures", 0) >= 1 for _, metrics in run.tracker.lines)
+
+
+async def test_a_lost_learner_goes_back_to_a_checkpoint_that_is_still_being_uploaded(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(operation: str, path: str) -> None:
+        assert go.wait(60)
+
+    run = fake_run(tmp_path, max_steps=5, checkpoint_every=2, store=faulty_store(tmp_path / "store", slow))
+
+    def die_once(step, groups):
+        if step == 4 and run.learners.restarts == 0:
+            threading.Timer(0.3, go.set).start()
+            raise LearnerLost("rank 0 died")
+
+    run.learners.before_step = die_once
+    assert await train(run) == "finished"
+    assert [step for step, _ in run.learners.trained] == [1, 2, 3, 4, 5]
+    await run.checkpoints.settle()
+    assert audit(run.accounts.ledger.path).problems == []
+    assert any(event.startswith("attempt 2 from 2") for event in run.tracker.events)

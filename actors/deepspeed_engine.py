@@ -69,9 +69,12 @@ def make_engine(policy: Any, config: LearnerConfig, device: torch.device, total_
     _check_stage(config)
     import deepspeed
 
+    optimizer = make_optimizer(policy, config)
+    if config.zero_stage == 3:
+        _partition(policy, config, device)
     engine, *_ = deepspeed.initialize(
         model=policy,
-        optimizer=make_optimizer(policy, config),
+        optimizer=optimizer,
         lr_scheduler=lambda optimizer: make_schedule(optimizer, config, total_steps),
         config=_deepspeed_config(config, device),
         dist_init_required=False,
@@ -83,8 +86,24 @@ def make_frozen_engine(model: torch.nn.Module, config: LearnerConfig, device: to
     """Partition a model that is not trained, by ZeRO-3: each rank then holds its share. No optimizer, no gradients."""
     import deepspeed
 
+    _partition(model, config, device)
     engine, *_ = deepspeed.initialize(model=model, config=_deepspeed_config(config, device), dist_init_required=False)
     return engine
+
+
+def _partition(model: torch.nn.Module, config: LearnerConfig, device: torch.device) -> None:
+    """Share out the parameters of a model in the host's memory among the ranks, one after the other.
+
+    `deepspeed.initialize` would first put the whole model on the device.
+    """
+    import deepspeed
+
+    deepspeed.zero.Init(
+        module=model, config_dict_or_path=_deepspeed_config(config, device), dtype=getattr(torch, config.dtype)
+    )
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 def _check_stage(config: LearnerConfig) -> None:

@@ -269,7 +269,7 @@ class LearnerRank:
         causal_lm = load_causal_lm(self._model_folder, getattr(torch, self._config.dtype), **options)
         if options:  # quantized weights are where they belong, and may not be moved
             keep_trainable(causal_lm)
-        else:
+        elif self._config.zero_stage < 3:  # else it goes to the device in parts
             causal_lm.to(self._device)
         compute_dtype = getattr(torch, self._config.compute_dtype)
         return PolicyModel(

@@ -263,8 +263,8 @@ def test_an_update_of_adapters_is_the_one_of_peft(
     plain = PeftModel.from_pretrained(load_plain(model), str(tmp_path / "adapter"), is_trainable=True)
     assert any("magnitude" in name for name, _ in plain.named_parameters()) == (adapter == "dora")
     optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=1.0)
-    for _ in range(2):
-        plain_step(plain, optimizer, (groups, payloads), algorithm)
+    for chosen in (groups, groups[:1]):  # the second leaves rank 1 without rows
+        plain_step(plain, optimizer, (chosen, payloads), algorithm)
     merged = plain.merge_and_unload()
     expected = parameters_of(merged)
     initial = parameters_of(load_plain(model))
@@ -272,14 +272,14 @@ def test_an_update_of_adapters_is_the_one_of_peft(
         hosts[world].begin(replace(config, ranks=world, zero_stage=zero_stage), algorithm, model)
         untouched, *_ = hosts[world].pack()
         assert distance(untouched, initial) < 1e-4
-        for _ in range(2):
-            hosts[world].step(plan(groups, algorithm, world), payloads)
+        for chosen in (groups, groups[:1]):
+            hosts[world].step(plan(chosen, algorithm, world), payloads)
         after, manifest, _ = hosts[world].pack()
         assert distance(after, expected) / distance(initial, expected) < 1e-4
         ids = torch.tensor(manifest.canary.token_ids)
         with torch.no_grad():
             logprobs = merged(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(manifest.canary.logprobs), logprobs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(manifest.canary.logprobs), logprobs, atol=5e-4, rtol=0)
         hosts[world].call("export", str(tmp_path / str(world)))
         adapted = PeftModel.from_pretrained(load_plain(model), str(tmp_path / str(world) / "adapter"))
         of_peft = parameters_of(adapted.merge_and_unload())
@@ -332,3 +332,53 @@ def test_adapters_over_weights_of_4_bits_are_trained_and_published_dense(
     with torch.no_grad():
         logprobs = merged(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(manifest.canary.logprobs), logprobs, atol=1e-3, rtol=0)
+
+
+INPUTS = torch.tensor([[[1.0, 10.0, 100.0], [2.0, 20.0, 0.0]], [[3.0, 0.0, 300.0], [0.0, 30.0, 0.0]]])
+"""(ranks, micro-batches, weights): gradients of each pass."""
+
+
+def gradient_used(_: Any, zero_stage: int, way: str) -> list[float] | str:
+    """What DeepSpeed makes of INPUTS in one update; or the error's type. On one rank of two."""
+    import deepspeed
+
+    model = torch.nn.Linear(3, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": zero_stage, "reduce_bucket_size": 1000, "stage3_prefetch_bucket_size": 1000},
+        "zero_allow_untested_optimizer": True,
+        **({"gradient_allreduce_op": "sum"} if way == "sum" else {}),
+    }
+    try:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+        for inputs in INPUTS[torch.distributed.get_rank()]:
+            loss = engine(inputs).sum()
+            if way == "loss.backward":
+                loss.backward()
+            else:
+                engine.backward(loss, **({} if way == "engine" else {"scale_wrt_gas": False}))
+            engine.step()
+    except (RuntimeError, ValueError) as error:  # its refusals
+        return type(error).__name__
+    with deepspeed.zero.GatheredParameters([model.weight], enabled=zero_stage == 3):
+        used = (-model.weight.detach()).flatten().tolist()
+    engine.destroy()
+    return used
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_deepspeed_scales_gradients_as_the_learner_expects(
+    hosts: dict[int, Hosts], model: str, zero_stage: int
+) -> None:
+    """What `deepspeed_engine.backward` relies on: a release that scales otherwise shows here."""
+    hosts[2].begin(replace(SGD, ranks=2), AlgorithmConfig(), model)  # joins the ranks
+    true = INPUTS.sum((0, 1))
+    used = {way: hosts[2].run(gradient_used, zero_stage, way) for way in ("engine", "unscaled", "loss.backward", "sum")}
+    assert used["engine"] == [(true / 4).tolist()] * 2
+    assert used["unscaled"] == [(true / 2).tolist()] * 2  # the learner's way: times the number of ranks
+    assert used["loss.backward"] == (["RuntimeError"] * 2 if zero_stage == 0 else used["engine"])
+    assert used["sum"] == (["ValueError"] * 2 if zero_stage == 3 else [true.tolist()] * 2)

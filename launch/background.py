@@ -47,7 +47,9 @@ def wait(future: Future[Result], deadline_s: float, what: str) -> Result:
 async def wait_async(future: Future[Result], deadline_s: float, what: str) -> Result:
     """`wait` for coroutines. Cancelling it leaves the call as it is."""
     waiting = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait({asyncio.shield(waiting)}, timeout=deadline_s)
+    # `future` has the error too. Asked for here, asyncio does not log it as one that nobody asked for.
+    waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    done, _ = await asyncio.wait({waiting}, timeout=deadline_s)  # which cancels nothing
     if not done:
         raise DeadlineExceeded(what, deadline_s)
     return future.result()

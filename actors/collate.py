@@ -33,8 +33,8 @@ class Batch:
     """(N,) float32."""
     token_weights: torch.Tensor
     """(N,) float32: coefficients in the optimizer batch's sum."""
-    generator_logprobs: torch.Tensor
-    """(N,) float32."""
+    generator_logprobs: torch.Tensor | None
+    """(N,) float32; None: no generator sampled them."""
     teacher_logprobs: torch.Tensor | None
     """(N,) float32; None: no teacher scored them."""
     segments: Segments
@@ -67,7 +67,8 @@ def collate(
         payload = payloads[row.group_id]
         part = payload.completion(row.completion)
         ids.append(np.concatenate([payload.prompt_ids, payload.token_ids[part]]).astype(np.int64))
-        generator_logprobs.append(payload.generator_logprobs[part])
+        if payload.generator_logprobs is not None:
+            generator_logprobs.append(payload.generator_logprobs[part])
         if teacher_payloads is not None:
             teacher_logprobs.append(teacher_payloads[row.group_id].logprobs[part])
     lengths = [row.length for row in micro.rows]
@@ -86,7 +87,7 @@ def collate(
         selection=torch.from_numpy(np.concatenate(selection)).to(device),
         advantages=floats(np.repeat([row.advantage for row in micro.rows], tokens)),
         token_weights=floats(np.repeat([row.token_weight for row in micro.rows], tokens)),
-        generator_logprobs=floats(np.concatenate(generator_logprobs)),
+        generator_logprobs=floats(np.concatenate(generator_logprobs)) if generator_logprobs else None,
         teacher_logprobs=floats(np.concatenate(teacher_logprobs)) if teacher_logprobs else None,
         segments=Segments.of_lengths(torch.from_numpy(tokens).to(device)),
         kl_weight=micro.rows[0].kl_weight,

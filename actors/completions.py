@@ -57,6 +57,9 @@ def describe_group(
     generator: str, payload: GroupPayload, completions_G: Sequence[Completion], seconds: float
 ) -> GenerationRecord:
     """What the loop is told of a packed group."""
+    versions = payload.token_versions
+    if versions is None:
+        raise RuntimeError(f"{payload.group_id}: sampled tokens without versions")
     return GenerationRecord(
         group_id=payload.group_id,
         generator=generator,
@@ -64,7 +67,7 @@ def describe_group(
         lengths_G=tuple(len(c.token_ids) for c in completions_G),
         truncated_G=tuple(c.truncated for c in completions_G),
         finite_G=tuple(all(map(math.isfinite, c.logprobs)) for c in completions_G),
-        oldest_version=int(payload.token_versions.min()),
-        newest_version=int(payload.token_versions.max()),
+        oldest_version=int(versions.min()),
+        newest_version=int(versions.max()),
         seconds=seconds,
     )

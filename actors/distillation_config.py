@@ -15,15 +15,17 @@ class DistillationConfig:
 
     teacher: str | None = None
     """A folder, a hub id or smollm2-135m, with the student's tokenizer; null: no distillation, nothing is started."""
-    loss: Literal["reverse_kl", "jsd", "forward_kl"] = "reverse_kl"
+    loss: Literal["reverse_kl", "jsd", "forward_kl", "hard"] = "reverse_kl"
     """reverse_kl: on each token that the student sampled, log-probability of the teacher minus the student's, as an
     advantage (on-policy distillation). jsd: the generalised Jensen-Shannon divergence of the whole distributions (GKD);
-    forward_kl: KL(teacher || student) of them (soft targets). For the last two the teacher stands in each learner rank.
+    forward_kl: KL(teacher || student) of them (soft targets). For these two the teacher stands in each learner rank.
+    hard: minus the log-probability of given completions (data.completion_column), without a teacher.
     """
     jsd_beta: float = 0.5
     """jsd: weight of the teacher in the mixture, from 0, which is forward_kl, to 1, which is KL(student || teacher)."""
     temperature: float | None = None
-    """jsd and forward_kl: what both sides' logits are divided by; null: generator.temperature."""
+    """jsd and forward_kl: what both sides' logits are divided by; null: generator.temperature, and 1 with given
+    completions."""
     coef: float = 1.0
     """Weight of the distillation term."""
     reward_coef: float = 0.0
@@ -52,8 +54,13 @@ class DistillationConfig:
 
 
 def distils(config: DistillationConfig) -> bool:
-    """Whether anything is learnt from a teacher."""
-    return config.teacher is not None
+    """Whether anything is learnt from a teacher, or from completions that it may have written."""
+    return config.teacher is not None or learns_given_tokens(config)
+
+
+def learns_given_tokens(config: DistillationConfig) -> bool:
+    """Whether given completions themselves are the target."""
+    return config.loss == "hard"
 
 
 def teacher_scores_samples(config: DistillationConfig) -> bool:

@@ -197,7 +197,9 @@ class LearnerStep:
         advantages = batch.advantages
         if batch.kl_weight and reference is not None:
             advantages = advantages + (batch.kl_weight * kl_to_go(learner - reference, batch.segments)).float()
-        old = batch.generator_logprobs if self._bypass else learner
+        old = learner
+        if self._bypass and batch.generator_logprobs is not None:
+            old = batch.generator_logprobs
         sampled = self._distillation.sampled(batch, old)
         if sampled is not None:
             advantages = advantages - sampled.losses
@@ -216,7 +218,7 @@ class LearnerStep:
             settings,
         )
         losses = terms.losses
-        compared = self._distillation.compared(divergences)
+        compared = self._distillation.compared(logprobs, divergences)
         if compared is not None:
             losses = losses + compared.losses
         loss = (losses * batch.token_weights).sum()

@@ -8,7 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from funicular.actors.collate import Batch
-from funicular.actors.distillation_config import DistillationConfig, distils, reward_factor, teacher_scores_samples
+from funicular.actors.distillation_config import (
+    DistillationConfig,
+    distils,
+    learns_given_tokens,
+    reward_factor,
+    teacher_scores_samples,
+)
 from funicular.actors.head import TeacherTarget
 from funicular.actors.losses.reverse_kl import reverse_kl_advantages
 from funicular.actors.rank_teacher import RankTeacher
@@ -47,8 +53,15 @@ class RankDistillation:
         advantages = reverse_kl_advantages(old_logprobs, batch.teacher_logprobs, self.config.coef)
         return Distilled(kl=old_logprobs.detach() - batch.teacher_logprobs, losses=-advantages)
 
-    def compared(self, divergences: Sequence[torch.Tensor]) -> Distilled | None:
-        """From what the output head said beside log-probabilities; its losses have a gradient. None: nothing."""
+    def compared(self, logprobs: torch.Tensor, divergences: Sequence[torch.Tensor]) -> Distilled | None:
+        """What the output head's results give; its losses have a gradient. None: nothing.
+
+        Args:
+            logprobs: (N,) of the tokens.
+            divergences: what came beside, if there was a target.
+        """
+        if learns_given_tokens(self.config):
+            return Distilled(kl=None, losses=-self.config.coef * logprobs)
         if not divergences:
             return None
         jsd, kl = divergences

@@ -31,6 +31,8 @@ _SUMS = (
     "weight_capped",
     "weight_masked",
     "teacher_kl",
+    "teacher_tokens",
+    "generator_tokens",
     "distillation_loss",
 )
 _MAXIMA = ("ratio", "minus_ratio", "mismatch", "weight", "minus_weight", "memory")
@@ -81,8 +83,12 @@ class StepSums:
             learner_logprobs: before the step's first update, or now, where nobody asked for those.
         """
         settings, ratio, weights = self._settings, terms.ratio, terms.weights
-        difference = learner_logprobs - batch.generator_logprobs
+        sampled = batch.generator_logprobs is not None
+        difference = torch.zeros_like(ratio)
+        if batch.generator_logprobs is not None:
+            difference = learner_logprobs - batch.generator_logprobs
         mismatch = difference.abs()
+        kl = None if distilled is None else distilled.kl
         negative, positive = advantages < 0, advantages > 0
         none = torch.zeros_like(ratio)
         moved = ratio.log() if settings.objective == "gmpo" else ratio - 1
@@ -108,7 +114,9 @@ class StepSums:
             if weights is None or settings.importance_cap is None
             else weights >= settings.importance_cap,
             "weight_masked": none if weights is None else weights == 0,
-            "teacher_kl": none if distilled is None or distilled.kl is None else distilled.kl,
+            "teacher_kl": none if kl is None else kl,
+            "teacher_tokens": none if kl is None else torch.ones_like(ratio),
+            "generator_tokens": torch.ones_like(ratio) if sampled else none,
             "distillation_loss": none if distilled is None else distilled.losses.detach() * batch.token_weights,
         }
         self._sums += torch.stack([values[name].double().sum() for name in _SUMS])
@@ -147,8 +155,10 @@ class StepSums:
             return out
         if self._distilled:
             out["distillation/loss"] = sums["distillation_loss"] / optimizer_batches
-            out["distillation/kl"] = sums["teacher_kl"] / tokens
-        return out | self._of_policy(sums, maxima, tokens) | self._of_mismatch(sums, maxima, tokens)
+        if sums["teacher_tokens"]:
+            out["distillation/kl"] = sums["teacher_kl"] / sums["teacher_tokens"]
+        out |= self._of_policy(sums, maxima, tokens)
+        return out | (self._of_mismatch(sums, maxima, tokens) if sums["generator_tokens"] else {})
 
     def _of_policy(self, sums: dict[str, float], maxima: dict[str, float], tokens: float) -> dict[str, float]:
         settings = self._settings

@@ -29,10 +29,11 @@ class GroupPayload:
     """(sum of lengths,) int32: sampled tokens, the end-of-sequence token included."""
     offsets: np.ndarray
     """(G+1,) int64."""
-    generator_logprobs: np.ndarray
-    """(sum of lengths,) float32: temperature-scaled log-probability the generator gave to each token."""
-    token_versions: np.ndarray
-    """(sum of lengths,) int32: the policy version that sampled each token."""
+    generator_logprobs: np.ndarray | None
+    """(sum of lengths,) float32: temperature-scaled log-probability the generator gave to each token; None: no
+    generator sampled them, they were given."""
+    token_versions: np.ndarray | None
+    """(sum of lengths,) int32: the policy version that sampled each token; None: none did."""
     texts: tuple[str, ...]
     """(G) decoded without special tokens: for scoring and display, never re-encoded (law 5)."""
 
@@ -55,8 +56,9 @@ class GenerationRecord:
     """True where the completion ended at the length limit (`finish_reason == "length"`)."""
     finite_G: tuple[bool, ...]
     """False where a generator log-probability is NaN or infinite: the completion is void (law 4)."""
-    oldest_version: int
-    newest_version: int
+    oldest_version: int | None
+    newest_version: int | None
+    """Of the policy versions that sampled its tokens; None: they were given."""
     seconds: float
     """From submission to the last member's last token."""
 

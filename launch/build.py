@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
+from funicular.actors.given_completions import GivenCompletions, encoder_actor
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
 from funicular.actors.sandbox_pool import sandbox_pool_actor
@@ -19,6 +21,7 @@ from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
 from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
+from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.session import Demand, cpus_by_node
 from funicular.cluster.supervise import RestartBudget
@@ -39,8 +42,11 @@ INSTALL_ANSWER_S = 15.0
 
 def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
-    two where there are GPUs. Sandbox pools ask for nothing: they share the cores of their nodes."""
-    compute = config.generator.count * config.generator.tensor_parallel_size + config.learner.ranks
+    two where there are GPUs. Sandbox pools, and what encodes given completions, ask for nothing: they share the cores
+    of their nodes."""
+    compute = config.learner.ranks
+    if _generates(config):
+        compute += config.generator.count * config.generator.tensor_parallel_size
     if teacher_scores_samples(config.distillation):
         compute += config.distillation.count * config.distillation.tensor_parallel_size
     return Demand(cpus=compute + config.reward.scorers, gpus=compute)
@@ -55,13 +61,8 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
     """
     pools = await _start_pools(config, prepared, tracker)
     budget = RestartBudget(config.cluster.max_restarts)
-    generators = Generators(
-        _generator_maker(config, prepared.model_folder, use_gpu),
-        count=config.generator.count,
-        start_deadline_s=config.generator.start_deadline_s,
-        install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
-        budget=budget,
-    )
+    generators = _generators(config, prepared, use_gpu, budget)
+    given = _given(config, prepared, budget)
     teachers = _teachers(config, prepared, use_gpu, budget)
     scorers = Scorers(
         _scorer_maker(config, prepared.recipe_folder, pools),
@@ -73,10 +74,10 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
     )
     learners = LearnerGroup(
         config.learner,
-        config.algorithm,
+        replace(config.algorithm, importance_correction="none") if given else config.algorithm,  # nothing was sampled
         config.weight_sync,
         wire_dtype=config.generator.dtype,
-        temperature=config.generator.temperature,
+        temperature=1.0 if given else config.generator.temperature,
         max_completion_tokens=config.generator.max_completion_tokens,
         model_folder=str(prepared.model_folder),
         seed=config.seed,
@@ -86,16 +87,18 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         distillation=config.distillation,
         teacher_folder=str(prepared.teacher_folder) if teacher_in_ranks(config.distillation) else None,
     )
-    await asyncio.gather(generators.start(), learners.start(), *([teachers.start()] if teachers else []))
+    await asyncio.gather(learners.start(), *(part.start() for part in (generators, given, teachers) if part))
     await learners.check_folder(prepared.folder.checkpoints)
     iterator = prepared.tasks.iterator(config.seed)
     return Run(
         config=config,
         accounts=Accounts(ledger, iterator, {task.task_id: task for task in prepared.tasks.train}),
-        generators=generators,
+        generators=generators or _instead(given),
         scorers=scorers,
         learners=learners,
-        weights=WeightSync(learners, generators, attempts=config.weight_sync.attempts),
+        weights=(
+            WeightSync(learners, generators, attempts=config.weight_sync.attempts) if generators else UnsentWeights()
+        ),
         checkpoints=Checkpoints(prepared.folder.checkpoints, config.checkpoint, prepared.store),
         tracker=tracker,
         budget=budget,
@@ -108,6 +111,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
             deadline_s=config.cluster.buffer_deadline_s,
         ),
         teachers=teachers,
+        given=given,
         snapshot=prepared.snapshot,
     )
 
@@ -139,6 +143,42 @@ def _scorer_maker(config: Config, recipe_folder: Path, pools: SandboxPools | Non
         return actor_class.remote(config.reward, str(recipe_folder), judge)
 
     return make
+
+
+def _generates(config: Config) -> bool:
+    """Whether anything is sampled: evaluation does even where training completions are given."""
+    return config.data.completion_column is None or config.evaluation.tasks > 0
+
+
+def _generators(config: Config, prepared: Prepared, use_gpu: bool, budget: RestartBudget) -> Generators | None:
+    if not _generates(config):
+        return None
+    return Generators(
+        _generator_maker(config, prepared.model_folder, use_gpu),
+        count=config.generator.count,
+        start_deadline_s=config.generator.start_deadline_s,
+        install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
+        budget=budget,
+    )
+
+
+def _given(config: Config, prepared: Prepared, budget: RestartBudget) -> GivenCompletions | None:
+    if config.data.completion_column is None:
+        return None
+    actor_class = encoder_actor().options(num_cpus=0)
+
+    def make(name: str) -> Any:
+        folder, template = str(prepared.model_folder), config.model.chat_template
+        return actor_class.remote(name, config.generator, model_folder=folder, chat_template=template)
+
+    return GivenCompletions(make, start_deadline_s=config.generator.start_deadline_s, budget=budget)
+
+
+def _instead(given: GivenCompletions | None) -> GivenCompletions:
+    """In the place of generators where none are started; nothing asks it to sample."""
+    if given is None:
+        raise RuntimeError("a run without generators needs given completions")
+    return given
 
 
 def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Callable[[str], Any]:

@@ -47,6 +47,9 @@ class DataConfig:
     """Column with the prompt: text, or a list of chat messages."""
     answer_column: str | None = "answer"
     """Column with the reference answer; null: the tasks have none."""
+    completion_column: str | None = None
+    """Column with a completion of each training task, which is learnt from instead of sampled ones by distillation.loss
+    hard, jsd or forward_kl; null: generators sample."""
     id_column: str | None = None
     """Column with a stable task id; null: a hash of prompt and answer."""
     answer_pattern: str | None = None

@@ -258,6 +258,9 @@ PEER_NAMES = {
     "reward_kwargs": "reward.options",
     "rm_type": "reward.verifier",
     "num_workers": "reward.scorers",
+    "completion_key": "data.completion_column",
+    "response_key": "data.completion_column",
+    "output_key": "data.completion_column",
     # distillation
     "teacher_model": "distillation.teacher",
     "teacher_model_name_or_path": "distillation.teacher",

@@ -85,9 +85,7 @@ RANGES: dict[str, Range] = {
     "generator.cpu_threads": _MAYBE,
     "generator.start_deadline_s": _SECONDS,
     "generator.progress_deadline_s": _SECONDS,
-    "algorithm.group_size": Range(
-        at_least=2, why="a reward is compared with the others of its group; one alone always has advantage 0"
-    ),
+    "algorithm.group_size": _COUNT,
     "algorithm.groups_per_step": _COUNT,
     "algorithm.optimizer_batches": _COUNT,
     "algorithm.num_iterations": _COUNT,

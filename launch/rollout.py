@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from funicular.actors.distillation_config import reward_factor
 from funicular.actors.errors import GroupFailed
 from funicular.actors.losses.presets import preset_of
 from funicular.actors.scorer import ScoreReport
@@ -21,7 +22,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         count=run.config.algorithm.group_size,
         temperature=run.config.generator.temperature,
     )
-    record, payload = await run.generators.generate(request)
+    record, payload = await (run.given or run.generators).generate(request)
     run.accounts.generated(issue, record)
     report, teaching, teacher_payload = await _score(run, issue, payload)
     group = ScoredGroup(
@@ -58,7 +59,8 @@ async def _score(run: Run, issue: Issue, payload: Any) -> tuple[ScoreReport, Tea
 def require_signal(run: Run, group: ScoredGroup) -> None:
     """Raise GroupFailed for a group that can train nothing, or that dynamic sampling replaces."""
     rewards = [reward for reward in group.rewards_G if reward is not None]
-    if len(rewards) < 2:
+    needed = 2 if reward_factor(run.config.distillation) != 0 else 1  # a reward is compared with others of its group
+    if len(rewards) < needed:
         causes = {f"{v.status.value} {dict(v.details)}" for v in group.verdicts_G if v.reward is None}
         detail = f"{len(rewards)} valid of {len(group.rewards_G)} completions; {'; '.join(sorted(causes))[:500]}"
         raise GroupFailed("void", detail)

@@ -43,6 +43,8 @@ class Run:
     """A buffer whose first slot is the given one; each attempt has its own."""
     teachers: Teaching | None = None
     """None: no teacher scores what the student samples."""
+    given: Generating | None = None
+    """Gives training tasks their completions; None: generators sample them."""
     snapshot: Snapshot | None = None
     """What the next attempt begins from; None: the initial model."""
     buffer: Buffering = field(init=False)

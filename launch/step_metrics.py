@@ -25,7 +25,8 @@ def step_metrics(
         trained_from: policy version before the step's update; staleness counts from it.
     """
     lengths = [length for group in groups for length in group.generation.lengths_G]
-    staleness = [trained_from - group.generation.oldest_version for group in groups]
+    oldest = [group.generation.oldest_version for group in groups]
+    staleness = [trained_from - version for version in oldest if version is not None]
     tokens = sum(lengths)
     generate_s = max(group.generation.seconds for group in groups)
     busy_s = generate_s + result.seconds + published.seconds
@@ -42,8 +43,7 @@ def step_metrics(
         "rollout/prompt_len_mean": statistics.fmean(group.generation.prompt_tokens for group in groups),
         "rollout/truncated_frac": statistics.fmean(t for group in groups for t in group.generation.truncated_G),
         "rollout/void_frac": statistics.fmean(not ok for group in groups for ok in group.valid_G),
-        "async/staleness_mean": statistics.fmean(staleness),
-        "async/staleness_max": float(max(staleness)),
+        **_staleness(staleness),
         "async/policy_version": float(published.version),
         "time/generate_s": generate_s,
         "time/score_s": sum(group.scoring_seconds for group in groups),
@@ -68,6 +68,13 @@ def waiting_metrics(waited_s: float, step_s: float) -> dict[str, float]:
         "time/step_s": step_s,
         "perf/learner_idle_frac": waited_s / step_s,
     }
+
+
+def _staleness(versions: Sequence[int]) -> dict[str, float]:
+    """Nothing, if no version sampled anything."""
+    if not versions:
+        return {}
+    return {"async/staleness_mean": statistics.fmean(versions), "async/staleness_max": float(max(versions))}
 
 
 def _reward_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:

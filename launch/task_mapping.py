@@ -62,9 +62,16 @@ class TaskMapping:
         else:
             task_id = _hash(raw_prompt, raw_answer)
         named = {value for option, value in self._options.items() if option.endswith("_column")}
-        used = {config.prompt_column, config.answer_column, config.id_column} - named
+        used = {config.prompt_column, config.answer_column, config.id_column, config.completion_column} - named
         columns = {name: value for name, value in row.values.items() if name not in used}
-        task = Task(task_id=task_id, prompt=prompt, answer=answer, verifier=self._verifier, columns=columns)
+        task = Task(
+            task_id=task_id,
+            prompt=prompt,
+            answer=answer,
+            completion=self._completion(row),
+            verifier=self._verifier,
+            columns=columns,
+        )
         try:
             check_task(task, self._options)
         except ValueError as error:
@@ -103,6 +110,14 @@ class TaskMapping:
             values[name] = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
         place = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
         return place.sub(lambda match: values[match.group()[1:-1]], self._config.prompt_template)
+
+    def _completion(self, row: Row) -> str | None:
+        """None where there is none: held-out tasks need none."""
+        name = self._config.completion_column
+        value = None if name is None else row.values.get(name)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise DataError(f"data.completion_column={name}: {row.place} holds {value!r:.80}; expected text")
+        return value
 
     def _answer(self, raw: Any, row: Row) -> str | None:
         if raw is None:  # check_task says whether the verifier can do without

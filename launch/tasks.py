@@ -93,6 +93,7 @@ def load_tasks(
         train = [c for c in train if _fraction_of(c.task.task_id) >= config.held_out_fraction]
     if not train:
         raise DataError(f"data.held_out_fraction={config.held_out_fraction}: no training task is left")
+    _check_completions(train, config)
     kept, given_away = _decontaminate(train, held_out, config)
     return TaskSet(
         train=tuple(c.task for c in train),
@@ -105,6 +106,16 @@ def load_tasks(
         ),
         balance_column=_balance_column(config, rows),
     )
+
+
+def _check_completions(train: list[Candidate], config: DataConfig) -> None:
+    name = config.completion_column
+    missing = [candidate.place for candidate in train if candidate.task.completion is None]
+    if name is not None and missing:
+        raise DataError(
+            f"data.completion_column={name}: {len(missing)} of {len(train)} training tasks have no text there; the "
+            f"first: {missing[0]}"
+        )
 
 
 def _training_rows(config: DataConfig, seed: int) -> list[Row]:

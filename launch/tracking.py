@@ -44,8 +44,8 @@ class CompletionRow:
     tokens: int
     """Of the completion."""
     truncated: bool
-    policy_version: int
-    """The oldest that sampled any of the group's tokens."""
+    policy_version: int | None
+    """The oldest that sampled any of the group's tokens; None: they were given."""
 
 
 class Sink(Protocol):

@@ -25,6 +25,8 @@ class Task:
     """Plain text for base models, or chat messages that the model's chat template renders."""
     answer: str | None
     """Reference answer, already cut out of the dataset's column (`data.answer_pattern`)."""
+    completion: str | None = None
+    """A completion to learn from instead of sampled ones (`data.completion_column`); None: there is none."""
     verifier: str
     """Name of the verifier that decides correct or not (`funicular.rewards.verifiers`)."""
     columns: Mapping[str, Any] = field(default_factory=dict)

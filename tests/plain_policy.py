@@ -42,13 +42,18 @@ def valid_rows(
                 {
                     "prompt": torch.from_numpy(payload.prompt_ids.astype(np.int64)),
                     "completion": torch.from_numpy(payload.token_ids[part].astype(np.int64)),
-                    "generator": torch.from_numpy(payload.generator_logprobs[part].copy()),
+                    "generator": torch.from_numpy(_of(payload.generator_logprobs, part)),
                     "advantage": advantage,
                     "trained": not masked,
                 }
             )
         out.append(rows)
     return out
+
+
+def _of(logprobs: np.ndarray | None, part: slice) -> np.ndarray:
+    """Of one completion; nothing at all where nothing sampled it."""
+    return np.empty(0, dtype=np.float32) if logprobs is None else logprobs[part].copy()
 
 
 def update(

@@ -17,8 +17,9 @@ import torch
 from funicular.actors.prompts import Prompts, load_tokenizer
 from funicular.cluster.session import connect, disconnect
 from funicular.launch.build import build, demand
-from funicular.launch.ledger import Ledger, audit
+from funicular.launch.ledger import Ledger, audit, read_events
 from funicular.launch.loop import train
+from funicular.launch.metrics_file import read_metrics
 from funicular.launch.prepared import Prepared
 from funicular.launch.recipe import load_recipe
 from funicular.launch.run import Run
@@ -31,6 +32,7 @@ from tests.fakes import FakeTracker
 from tests.publish_helpers import token_logprobs
 from tests.tiny import make_tiny_model
 from tests.tiny_run import tiny_recipe
+from tests.tiny_run import train as train_from_command_line
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -143,3 +145,26 @@ async def test_on_policy_distillation_halves_the_kl_to_the_teacher_though_the_te
     before, after = (kl_to_teacher(tmp_path / name, tmp_path / "teacher", held_out) for name in ("model", "trained"))
 
     assert after < 0.5 * before, f"KL {before:.3f} -> {after:.3f}"
+
+
+def test_given_completions_are_learnt_without_a_generator(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    done = train_from_command_line(
+        recipe,
+        "data.completion_column=answer",
+        "distillation.loss=hard",
+        "algorithm.group_size=1",
+        "algorithm.groups_per_step=16",
+        "max_steps=8",
+        "evaluation.tasks=0",
+        "run_dir=given",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = [line for line in read_metrics(tmp_path / "given" / "metrics.jsonl") if "distillation/loss" in line]
+    losses = [line["distillation/loss"] for line in lines]
+    assert losses[-1] < 0.7 * losses[0]
+    assert not any(name.startswith(("mismatch/", "async/staleness")) for line in lines for name in line)
+    events = read_events(tmp_path / "given" / "ledger.jsonl")
+    made = [event for event in events if event["event"] == "generated"]
+    assert {(event["generator"], event["oldest"], event["newest"]) for event in made} == {("encoder-0", None, None)}
+    assert audit(tmp_path / "given" / "ledger.jsonl").problems == []

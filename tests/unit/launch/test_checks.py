@@ -26,6 +26,10 @@ def changed(**values: Any) -> Config:
     return config
 
 
+GIVEN = {"data__completion_column": "text", "algorithm__group_size": 1, "distillation__loss": "hard"}
+"""A recipe without a fault."""
+
+
 def problems(tmp_path: Path, **values: Any) -> dict[str, str]:
     return {problem.key: str(problem) for problem in check(changed(**values), tmp_path)}
 
@@ -33,6 +37,15 @@ def problems(tmp_path: Path, **values: Any) -> dict[str, str]:
 def test_the_defaults_break_no_rule_and_raise_no_warning(tmp_path: Path) -> None:
     assert check(Config(), tmp_path) == []
     assert warn(Config()) == []
+
+
+def test_completions_may_be_given_and_groups_that_no_reward_teaches_may_have_one_member(tmp_path: Path) -> None:
+    assert problems(tmp_path, **GIVEN) == {}
+    teacher = {"distillation__teacher": "owner/name"}
+    assert problems(tmp_path, **{**GIVEN, "distillation__loss": "jsd"}, **teacher) == {}
+    assert problems(tmp_path, algorithm__group_size=1, **teacher) == {}
+    mixed = problems(tmp_path, algorithm__group_size=1, distillation__reward_coef=0.5, **teacher)
+    assert set(mixed) == {"algorithm.group_size"}
 
 
 def test_every_number_of_the_schema_has_a_range() -> None:
@@ -168,6 +181,27 @@ def test_every_number_of_the_schema_has_a_range() -> None:
             "distillation.temperature",
             "the temperature that sampled them",
         ),
+        ({"distillation__loss": "hard"}, "distillation.loss", "data.completion_column names none"),
+        (
+            {"data__completion_column": "text", "algorithm__group_size": 1},
+            "data.completion_column",
+            "Set distillation.loss=hard",
+        ),
+        (
+            {"data__completion_column": "text", "algorithm__group_size": 1, "distillation__teacher": "owner/name"},
+            "distillation.loss",
+            "expected hard, jsd or forward_kl",
+        ),
+        ({**GIVEN, "algorithm__group_size": 8}, "algorithm.group_size", "expected 1"),
+        ({**GIVEN, "distillation__teacher": "owner/name"}, "distillation.teacher", "expected null"),
+        ({**GIVEN, "algorithm__beta": 0.1}, "algorithm.beta", "expected 0"),
+        ({**GIVEN, "algorithm__old_logprobs": "generator"}, "algorithm.old_logprobs", "expected learner"),
+        (
+            {**GIVEN, "algorithm__importance_correction": "token_mask"},
+            "algorithm.importance_correction",
+            "expected auto or none",
+        ),
+        ({**GIVEN, "distillation__reward_coef": 1.0}, "distillation.reward_coef", "expected 0"),
         ({"distillation__jsd_beta": 1.5}, "distillation.jsd_beta", "at most 1"),
         ({"distillation__coef": -1.0}, "distillation.coef", "at least 0"),
         (

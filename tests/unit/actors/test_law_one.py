@@ -1,15 +1,14 @@
 """Law 1: the gradient of an optimizer batch does not depend on how it was cut to ranks, passes and packed rows.
 
 The learner's own step runs here, on several ranks one after the other, with the smallest policy and an engine that
-scales gradients as DeepSpeed does. What it must agree with: the loss of all rows of the optimizer batch at once, in
-float64 and padded, with advantages from the reference implementation. Real ranks and ZeRO stages:
-`tests/integration/test_learner.py`.
+scales gradients as DeepSpeed does. What it must agree with: the reference implementation's loss of all rows of the
+optimizer batch at once, padded, with its advantages. Real ranks and ZeRO stages: `tests/integration/test_learner.py`.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from funicular.actors.config import AlgorithmConfig
 from funicular.actors.distillation_config import DistillationConfig
 from funicular.actors.entropy_cut import EntropyCut
 from funicular.actors.learner_step import LearnerStep
-from funicular.actors.loss import loss_from_tensors
 from funicular.actors.losses.entropy import entropy_threshold_of
 from funicular.actors.losses.presets import PRESETS, kl_in_reward, loss_settings, needs_reference, preset_of
 from funicular.actors.rank_distillation import RankDistillation
@@ -33,6 +31,7 @@ from tests.averaging_engine import UnigramEngine
 from tests.builders import make_group, make_payload
 from tests.reference import advantages as expected_of
 from tests.reference.kl import k1_of_completion
+from tests.reference.loss import padded_loss
 
 LIMIT = 9
 CPU = torch.device("cpu")
@@ -181,34 +180,33 @@ def whole_gradients(
     if not groups:
         return [(torch.zeros_like(words.old), torch.zeros_like(words.old))]
     count = min(algorithm.optimizer_batches, len(groups))
-    out = []
+    out: list[tuple[torch.Tensor, torch.Tensor]] = []
     for index in range(count):
-        leaves = words.current.clone().requires_grad_(), words.entropies.clone().requires_grad_()
         chosen = range(len(groups) * index // count, len(groups) * (index + 1) // count)
         rows = [(p, row) for p in chosen for row in rows_PG[p] if row is not None]
         ids = padded([torch.tensor(row.ids) for _, row in rows])
-        generator = padded([torch.tensor(row.generator_logprobs) for _, row in rows])
-        mask = padded([torch.full((len(row.ids),), int(row.trained)) for _, row in rows])
-        advantages = padded([torch.tensor(a) for p in chosen for a in advantages_PG[p] if a is not None])
-        total = loss_from_tensors(
-            leaves[0][ids],
-            None if preset.old_logprobs == "generator" else words.old[ids],
-            advantages,
-            mask,
+        whole = padded_loss(
+            words.current[ids].tolist(),
+            None if preset.old_logprobs == "generator" else words.old[ids].tolist(),
+            padded([torch.tensor(a) for p in chosen for a in advantages_PG[p] if a is not None]).tolist(),
+            padded([torch.full((len(row.ids),), int(row.trained)) for _, row in rows]).tolist(),
             aggregation=preset.aggregation,
             max_completion_tokens=LIMIT,
-            reference_logprobs=words.reference[ids],
-            generator_logprobs=generator,
-            groups=torch.tensor([p for p, _ in rows]),
+            reference_logprobs=words.reference[ids].tolist(),
+            generator_logprobs=padded([torch.tensor(row.generator_logprobs) for _, row in rows]).tolist(),
+            groups=[p for p, _ in rows],
             group_count=len(chosen),
-            entropies=leaves[1][ids],
+            entropies=words.entropies[ids].tolist(),
             entropy_coef=algorithm.entropy_coef,
             top_entropy_quantile=algorithm.top_entropy_quantile,
-            **{name: getattr(loss, name) for name in type(loss).__dataclass_fields__ if name != "entropy_coef"},
+            **asdict(loss),
         )
-        grads = torch.autograd.grad(total, leaves, allow_unused=True)
-        out.append(tuple(torch.zeros_like(words.old) if grad is None else grad for grad in grads))
-    return out  # type: ignore[return-value]
+        # a padded place has a gradient of 0, whatever word stands there
+        of_words = [torch.zeros_like(words.old), torch.zeros_like(words.old)]
+        for total, gradient in zip(of_words, (whole.gradient, whole.entropy_gradient), strict=True):
+            total.index_add_(0, ids.flatten(), torch.tensor(gradient, dtype=torch.float64).flatten())
+        out.append((of_words[0], of_words[1]))
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,7 +262,7 @@ def test_10_the_geometric_mask_looks_at_the_mean_and_truncates_tokens() -> None:
 
 
 def test_10_importance_weights_multiply_the_clipped_objective_and_have_no_gradient() -> None:
-    """A clipped token stays clipped whatever its weight; an advantage weighted before min would not."""
+    """A token is clipped by its own ratio, whatever its weight; a ratio weighted before the clip would be."""
     options: dict[str, Any] = {"generator_logprobs": [[-LOG2, -LOG2]], "importance_cap": 9.0}
     assert gradient([[math.log(1.5), 0.0]], **options) == approx([[0.0, -2.0]])
 
@@ -410,6 +410,9 @@ def test_19_beta_normalization_fits_the_unbiased_moments_of_all_tasks() -> None:
     assert step.metrics["advantage/beta_fit_variance"] == pytest.approx(1 / 16, rel=1e-12)
     of_first = next(row for row in rows_of(step) if row.group_id == "g0" and row.completion == 0)
     assert of_first.advantage == pytest.approx(0.75 * math.pi / 8 / math.sqrt(3 / 16), rel=1e-12)
+    # 3/8, 1/2 and 5/8: variance 1/64, so the fit is a = b = 15/2, and the normaliser's parameters 1 + 5/2
+    _, fit = beta_advantages([[1.0] * k + [0.0] * (8 - k) for k in (3, 4, 5)])
+    assert (fit.alpha, fit.beta) == pytest.approx((3.5, 3.5), rel=1e-12)
 
 
 def test_19_beta_normalization_scales_rewards_to_their_bounds() -> None:

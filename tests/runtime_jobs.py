@@ -1,9 +1,12 @@
-"""Runs the runtime of sandbox jobs in plain processes, without walls: started as slot hosts start, forked as jobs."""
+"""Runs the runtime of sandbox jobs without walls, in forks of one warm process, as slot hosts fork jobs."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -13,28 +16,55 @@ from pathlib import Path
 from typing import Any
 
 from funicular.rewards.sandbox import codec
+from funicular.rewards.sandbox.slot_process import DEFAULT_PRELOAD
 
 _REWARDS = str(Path(codec.__file__).resolve().parent.parent)
 _FLAGS = ("-S", "-s", "-P", "-B", "-X", "utf8")
 _SECONDS = 60
-_BOOT = """
-import json, os, sys, types
+_HOST = """
+import fcntl, gc, importlib, json, os, signal, socket, sys, types
 for name, path in (("funicular", []), ("funicular.rewards", [sys.argv[1]])):
     module = types.ModuleType(name); module.__path__ = path; sys.modules[name] = module
 from funicular.rewards.sandbox.slot.runtime import program, serve, tester
-order = json.loads(sys.argv[2])
-sys.path += order["path"]
-if pid := os.fork():
-    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
-os.chdir(order["folder"])
-for fd, number in order["descriptors"]:
-    os.dup2(fd, number)
-source = order["source"].encode("utf-8", "surrogateescape")
-if order["kind"] == "program":
-    program.run_program(source)
-if order["kind"] == "serve":
-    serve.serve(source)
-tester.run_tester(source, order["options"])
+requests = socket.socket(fileno=int(sys.argv[2]))
+sys.path += json.loads(sys.argv[3])
+for name in json.loads(sys.argv[4]):
+    importlib.import_module(name)
+gc.freeze()
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for jobs
+
+def run(order, fds):
+    os.chdir(order["folder"])
+    # first above all that the job has, or one would overwrite the other
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
+    os.closerange(0, 64)
+    for fd, number in zip(high, order["numbers"]):
+        os.dup2(fd, number)
+    os.closerange(5, 256)
+    source = order["source"].encode("utf-8", "surrogateescape")
+    if order["kind"] == "program":
+        program.run_program(source)
+    if order["kind"] == "serve":
+        serve.serve(source)
+    tester.run_tester(source, order["options"])
+
+while True:
+    path, fds, _, _ = socket.recv_fds(requests, 4096, 8)
+    if not path:
+        break
+    if os.fork() == 0:
+        with open(path) as order:
+            order = json.load(order)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        answer = fds.pop()
+        if (pid := os.fork()) == 0:
+            run(order, fds)
+        for fd in fds:
+            os.close(fd)
+        os.write(answer, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        os._exit(0)
+    for fd in fds:
+        os.close(fd)
 """
 
 
@@ -47,22 +77,73 @@ class Ended:
     stderr: str
 
 
+class Job:
+    """A job under way. Its streams are files in a folder beside the job's own.
+
+    Args:
+        descriptors: what the job gets besides, by number.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        source: str | bytes,
+        *,
+        stdin: bytes = b"",
+        descriptors: dict[int, int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        beside = Path(self._folder.name)
+        (beside / "work").mkdir()
+        (beside / "stdin").write_bytes(stdin)
+        numbers = {0: os.open(beside / "stdin", os.O_RDONLY)}
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            numbers[number] = os.open(beside / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        own = list(numbers.values())
+        numbers |= descriptors or {}
+        order = {
+            "kind": kind,
+            "source": source if isinstance(source, str) else source.decode("utf-8", "surrogateescape"),
+            "folder": str(beside / "work"),
+            "numbers": list(numbers),
+            "options": options or {},
+        }
+        (beside / "order").write_text(json.dumps(order))
+        self._answer, answer = os.pipe()
+        socket.send_fds(_host(), [str(beside / "order").encode()], [*numbers.values(), answer])
+        for fd in (*own, answer):
+            os.close(fd)
+
+    def end(self) -> Ended:
+        """Wait until it has ended."""
+        ready, _, _ = select.select([self._answer], [], [], _SECONDS)
+        assert ready, f"the job has not ended after {_SECONDS} s"
+        status = int(os.read(self._answer, 20))
+        os.close(self._answer)
+        beside = Path(self._folder.name)
+        written = Ended(
+            status=status & 0xFF,
+            stdout=(beside / "stdout").read_bytes(),
+            stderr=(beside / "stderr").read_text(errors="replace"),
+        )
+        self._folder.cleanup()
+        return written
+
+
 def run_program(source: str | bytes, stdin: bytes = b"") -> Ended:
     """Run a program to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = _start("program", source, folder, {})
-        return _end(process, stdin)
+    return Job("program", source, stdin=stdin).end()
 
 
 class Served:
     """A candidate that answers calls; the caller's side of its channel."""
 
     def __init__(self, source: str) -> None:
-        self._folder = tempfile.TemporaryDirectory()
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(_SECONDS)
         with theirs:
-            self.process = _start("serve", source, self._folder.name, {4: theirs.fileno()})
+            self._job: Job | None = Job("serve", source, descriptors={4: theirs.fileno()})
         self._lines = self.socket.makefile("rb")
         self.ready = self.read()
 
@@ -79,64 +160,46 @@ class Served:
 
     def close(self) -> Ended:
         """Close the channel and wait for the end of the process."""
+        assert self._job is not None
         self._lines.close()
         self.socket.close()
-        with self._folder:
-            return _end(self.process, b"")
+        job, self._job = self._job, None
+        return job.end()
 
     def __enter__(self) -> Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.returncode is None:
+        if self._job is not None:
             self.close()
 
 
 def run_tests(solution: str, source: str, **options: Any) -> dict[str, Any]:
     """Run a tester against a candidate; with `candidate` among the options, in one process."""
-    with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = socket.socketpair()
-        result, result_w = os.pipe()
-        with ours, theirs:
-            serving = _start("serve", solution, folder, {4: theirs.fileno()})
-            testing = _start("tester", source, folder, {3: result_w, 4: ours.fileno()}, options)
-        os.close(result_w)
-        with open(result, "rb") as pipe:
-            line = pipe.read()
-        ended = _end(testing, b"")
-        _end(serving, b"")
+    ours, theirs = socket.socketpair()
+    result, result_w = os.pipe()
+    with ours, theirs:
+        serving = Job("serve", solution, descriptors={4: theirs.fileno()})
+        testing = Job("tester", source, descriptors={3: result_w, 4: ours.fileno()}, options=options)
+    os.close(result_w)
+    with open(result, "rb") as pipe:
+        line = pipe.read()
+    ended = testing.end()
+    serving.end()
     assert line.count(b"\n") == 1, ended
     return json.loads(line)
 
 
-def _start(
-    kind: str, source: str | bytes, folder: str, descriptors: dict[int, int], options: dict[str, Any] | None = None
-) -> subprocess.Popen[bytes]:
-    text = source if isinstance(source, str) else source.decode("utf-8", "surrogateescape")
-    # Above all that the job has, or one would overwrite the other.
-    high = [(os.dup(fd), number) for number, fd in descriptors.items()]
-    order = {
-        "kind": kind,
-        "source": text,
-        "folder": folder,
-        "descriptors": high,
-        "options": options or {},
-        "path": [path for path in sys.path if path.endswith("site-packages")],
-    }
-    assert all(fd > 4 for fd, _ in high)
-    process = subprocess.Popen(
-        [sys.executable, *_FLAGS, "-c", _BOOT, _REWARDS, json.dumps(order)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=[fd for fd, _ in high],
-        env={},
+@functools.cache
+def _host() -> socket.socket:
+    """Requests to the warm process, which ends when they do."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    arguments = [_REWARDS, str(theirs.fileno()), json.dumps(packages), json.dumps(DEFAULT_PRELOAD)]
+    host = subprocess.Popen(
+        [sys.executable, *_FLAGS, "-c", _HOST, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={}
     )
-    for fd, _ in high:
-        os.close(fd)
-    return process
-
-
-def _end(process: subprocess.Popen[bytes], stdin: bytes) -> Ended:
-    stdout, stderr = process.communicate(stdin, timeout=_SECONDS)
-    return Ended(status=process.returncode, stdout=stdout, stderr=stderr.decode(errors="replace"))
+    theirs.close()
+    atexit.register(host.wait, _SECONDS)
+    atexit.register(ours.close)
+    return ours

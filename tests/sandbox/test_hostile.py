@@ -18,7 +18,8 @@ pytestmark = pytest.mark.integration
 PLACES = [pytest.param((level, user), id=f"{level}-{user}") for level in Level for user in User]
 in_every_place = pytest.mark.parametrize("place", PLACES)
 of_every_category = pytest.mark.parametrize("category", list(hostile.CATEGORIES))
-SHARDS = 2
+SHARDS = 4
+"""Drivers at once; most attacks wait for a limit of time, so more than there are cores."""
 _GROWTH_MIB = 64.0
 """Of the process that owns the sandbox, over one suite; its outputs and reports are in there."""
 

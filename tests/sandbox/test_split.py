@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from funicular.rewards.sandbox import split
 from funicular.rewards.sandbox.formats import parse_tests
 from funicular.rewards.sandbox.split import Verdict, read_verdict
 from funicular.rewards.sandbox.types import Integrity, Limits, Outcome
@@ -226,7 +227,8 @@ def test_skipped_and_missing_tests_fail(slots: Slots, source: str) -> None:
     assert judgement.tests_passed == 0
 
 
-def test_tests_that_die_by_themselves_are_our_fault(slots: Slots) -> None:
+def test_tests_that_die_by_themselves_are_our_fault(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "_TESTER_CPU_S", 0.3)
     judgement = slots.judge(RIGHT, parse_tests(["import os\nos._exit(0)\nassert True"]))
     assert judgement.outcome is Outcome.INFRA_ERROR
     assert (judgement.tests_passed, judgement.tests_run) == (0, 0)
@@ -250,7 +252,10 @@ def test_a_candidate_that_loads_until_its_time_is_over_is_blamed(slots: Slots) -
     assert slots.judge(spinning, slow, limits=Limits(cpu_s=0.5)).outcome in OUT_OF_TIME
 
 
-def test_a_result_that_exhausts_the_tests_is_the_candidates_fault(slots: Slots) -> None:
+def test_a_result_that_exhausts_the_tests_is_the_candidates_fault(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "_TESTER_CPU_S", 0.3)
     tests = parse_tests(["n = f(2)\nwhile n: n += 1\nassert True"])
     assert slots.judge("def f(x): return 0", tests).passed
     judgement = slots.judge("def f(x): return 1", tests, limits=Limits(cpu_s=0.2))

@@ -31,8 +31,8 @@ class Tiling:
         return 4 * self.tokens * self.vocabulary
 
 
-CPU_TILING = Tiling(tokens=1024, vocabulary=2048, kept_bytes=64 << 20)
-"""Tiles of 8 MiB, near a core's cache. Keeping logits saves a seventh of the head's time, no more."""
+CPU_TILING = Tiling(tokens=1024, vocabulary=2048, kept_bytes=256 << 20)
+"""Tiles of 8 MiB, near a core's cache. Keeping logits saves a fifth of the head's time."""
 GPU_TILING = Tiling(tokens=2048, vocabulary=16384, kept_bytes=256 << 20)
 """Not measured on a GPU."""
 
@@ -94,14 +94,26 @@ class HeadProducts:
             return a @ b
         if a.is_cuda:
             return torch.mm(a, b, out_dtype=self.sum_dtype)
-        return (a @ b).to(self.sum_dtype)  # no CPU kernel writes float32; it sums in float32 and rounds once
+        # No CPU kernel writes float32: it sums in float32 and rounds each tile's product once. Measured against float64
+        # for 24 to 48 tiles, the gradient's error and its size are those of one product without tiles.
+        return (a @ b).to(self.sum_dtype)
 
     def products(
-        self, inputs: torch.Tensor, weight_tile: torch.Tensor, bias: torch.Tensor | None, words: slice
+        self,
+        inputs: torch.Tensor,
+        weight_tile: torch.Tensor,
+        bias: torch.Tensor | None,
+        words: slice,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One tile of what the output head gives, before the model's map."""
-        raw = self.product(inputs, weight_tile.T)
-        return raw if bias is None else raw.add_(bias[words])
+        """One tile of what the output head gives, before the model's map; in `out`, if there is one."""
+        if out is None:
+            out = self.product(inputs, weight_tile.T)
+        elif inputs.dtype == out.dtype:
+            torch.mm(inputs, weight_tile.T, out=out)
+        else:
+            out.copy_(self.product(inputs, weight_tile.T))
+        return out if bias is None else out.add_(bias[words])
 
     def add_product_(self, total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
         """total += a @ b"""
@@ -116,3 +128,7 @@ class HeadProducts:
             return (raw if self.factor == 1.0 else raw.mul_(self.factor)), None
         tanh = raw.mul_(self.scale / self.softcap).tanh_()
         return tanh * (self.softcap / self.temperature), tanh
+
+    def logits(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `map_`, but products stay; where there is nothing to do, they are the logits."""
+        return self.map_(raw if self.softcap is None and self.factor == 1.0 else raw.clone())

@@ -81,10 +81,12 @@ class _TokenLogprobs(torch.autograd.Function):
             inputs = hidden.to(head.product_dtype)
             for words, weight_tile in head.vocabulary_tiles(weight):
                 for part in head.token_tiles(tokens):
-                    raw = head.products(inputs[part], weight_tile, bias, words)
-                    if kept is not None:
-                        kept[part, words] = raw
-                    sums.add_(part, head.map_(raw)[0], labels[part] - words.start)
+                    if kept is None:
+                        logits, _ = head.map_(head.products(inputs[part], weight_tile, bias, words))
+                    else:
+                        raw = head.products(inputs[part], weight_tile, bias, words, out=kept[part, words])
+                        logits, _ = head.logits(raw)
+                    sums.add_(part, logits, labels[part] - words.start)
         logsumexp, entropies = sums.results()
         ctx.save_for_backward(hidden, weight, bias, labels, logsumexp, entropies, kept)
         return sums.chosen - logsumexp, entropies.clone()
@@ -107,13 +109,14 @@ class _TokenLogprobs(torch.autograd.Function):
                 if grad_weight is not None:
                     weight_sum = grad_weight[words].to(head.sum_dtype)  # itself, if it has that type
                 for part in head.token_tiles(hidden.shape[0]):
-                    if kept is not None:
-                        raw = kept[part, words].clone()
+                    if kept is None:
+                        logits, tanh = head.map_(head.products(inputs[part], weight_tile, bias, words))
                     else:
-                        raw = head.products(inputs[part], weight_tile, bias, words)
+                        logits, tanh = head.logits(kept[part, words])
                     grad_raw = _grad_of_products(
                         head,
-                        raw,
+                        logits,
+                        tanh,
                         labels[part] - words.start,
                         logsumexp[part],
                         entropies[part],
@@ -151,16 +154,18 @@ class _OnlineSums:
         self.chosen = torch.full_like(self._peak, torch.nan)
 
     def add_(self, part: slice, logits: torch.Tensor, local_labels: torch.Tensor) -> None:
-        """Add a tile; its logits are overwritten."""
+        """Add a tile."""
         label, inside = _inside(local_labels, logits.shape[1])
         picked = logits.gather(1, label).squeeze(1)
         self.chosen[part] = torch.where(inside, picked, self.chosen[part])
         peak = torch.maximum(self._peak[part], logits.amax(1))
         drop = self._peak[part] - peak
         shrink = drop.exp()
-        logits -= peak[:, None]
-        mass = logits.exp()
-        self._moment[part] = (self._moment[part] + drop * self._mass[part]) * shrink + torch.linalg.vecdot(mass, logits)
+        shifted = logits - peak[:, None]
+        mass = shifted.exp()
+        self._moment[part] = (self._moment[part] + drop * self._mass[part]) * shrink + torch.linalg.vecdot(
+            mass, shifted
+        )
         self._mass[part] = self._mass[part] * shrink + mass.sum(1)
         self._peak[part] = peak
 
@@ -172,16 +177,16 @@ class _OnlineSums:
 
 def _grad_of_products(
     head: HeadProducts,
-    raw: torch.Tensor,
+    logits: torch.Tensor,
+    tanh: torch.Tensor | None,
     local_labels: torch.Tensor,
     logsumexp: torch.Tensor,
     entropies: torch.Tensor,
     grad_logprobs: torch.Tensor,
     grad_entropies: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient in one tile's products; `raw` is overwritten."""
-    logits, tanh = head.map_(raw)
-    logp = logits.sub_(logsumexp[:, None])
+    """Gradient in one tile's products; `tanh` is overwritten."""
+    logp = logits - logsumexp[:, None]
     factor = head.scale / head.temperature
     grad = logp.exp()
     if grad_entropies is None:

@@ -1,4 +1,4 @@
-"""One thread for torch: its tensors here are tiny, and two threads that wait for each other take three times as long."""
+"""One thread for torch: its tensors here are tiny, and two threads that wait for each other take thrice as long."""
 
 import os
 

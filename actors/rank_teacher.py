@@ -89,7 +89,9 @@ def make_rank_teacher(
     """
     dtype_name = config.compute_dtype if distillation.dtype == "auto" else distillation.dtype
     dtype = getattr(torch, dtype_name)
-    causal_lm = load_causal_lm(folder, dtype).to(device)
+    causal_lm = load_causal_lm(folder, dtype)
+    if config.zero_stage < 3:  # else it goes to the device in parts
+        causal_lm.to(device)
     model: Any = TeacherModel(causal_lm, compute_dtype=dtype, packing=config.packing).requires_grad_(False)
     if config.zero_stage == 3:
         # DeepSpeed casts what it partitions to the type that its configuration names.

@@ -162,6 +162,18 @@ def apply_gradients(engine: Any) -> float:
     return float(engine.get_global_grad_norm())
 
 
+def whole_gradient(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """A parameter's gradient, summed over micro-batches and ranks as `backward` scales it, in its whole shape.
+
+    Between the last `backward` of an optimizer batch and `apply_gradients`; a collective. None: it has none.
+    """
+    if engine.zero_optimization_stage() == 0:
+        return parameter.grad
+    from deepspeed.utils import safe_get_full_grad
+
+    return safe_get_full_grad(parameter)
+
+
 def gathered(parameters: Iterable[torch.nn.Parameter], *, writes: bool = False) -> AbstractContextManager[Any]:
     """Make whole the parameters that ZeRO-3 has partitioned; a collective. Nothing to do for the other stages.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from funicular.actors.logit_tiles import Tiling
 from funicular.actors.token_divergences import TeacherStates, token_divergences
 from funicular.actors.token_logprobs import LogitMap, token_logprobs
 
@@ -50,6 +51,8 @@ class OutputHead(nn.Module):
         self.bias = getattr(embedding, "bias", None)
         self._dtype = torch.float32 if dtype == "float32" else None
         self.logit_map = logit_map_of(causal_lm.config)
+        self.tiling: Tiling | None = None
+        """Sizes of the tiles in which logits exist; None: the device's. Only rounding depends on them."""
 
     def forward(
         self, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, target: TeacherTarget | None = None
@@ -72,6 +75,7 @@ class OutputHead(nn.Module):
             temperature=temperature,
             logit_map=self.logit_map,
             product_dtype=product_dtype,
+            tiling=self.tiling,
         )
         if target is None:
             return scores

@@ -119,7 +119,7 @@ class LearnerRank:
             enable_gradient_checkpointing(policy.causal_lm)
         parameters = sum(p.numel() for p in policy.parameters())
         trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-        self._engine = deepspeed_engine.make_engine(policy, config, self._device, self._optimizer_steps)
+        self._engine = self._make_engine(policy)
         if needs_reference(self._algorithm):
             self._reference = make_reference(self._engine, self._algorithm, config, self._device, self._load_policy)
         self._special_tokens = _special_tokens(self._model_folder)
@@ -279,6 +279,9 @@ class LearnerRank:
             packing=self._config.packing and (self._teacher is None or self._teacher.packed),
             offload_activations=self._config.offload_activations,
         )
+
+    def _make_engine(self, policy: PolicyModel) -> Any:
+        return deepspeed_engine.make_engine(policy, self._config, self._device, self._optimizer_steps)
 
     @torch.no_grad()
     def _canary(self, count: int) -> Canary:

@@ -9,17 +9,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funicular.launch.verify_options import add_verify, verify_options
+
 if TYPE_CHECKING:
     from funicular.launch.recipe import LoadedRecipe
 
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "score": (),
+    "verify": ("loss",),
     "config": ("keys", "show"),
     "metrics": ("sync",),
     "sandbox": ("probe",),
 }
-_WITH_OVERRIDES = ("train", "score", "config show")
+_WITH_OVERRIDES = ("train", "score", "verify loss", "config show")
 USAGE_ERROR = 2
 
 
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(options.recipes, rest)
     if command == "score":
         return _score(options.recipes, rest, options.output)
+    if command == "verify loss":
+        return _verify_loss(options, rest)
     if command == "config show":
         return _config_show(options.recipes, rest)
     if command == "config keys":
@@ -76,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score a file of completions as a recipe says", allow_abbrev=False)
     _takes_recipes(score, "COMPLETIONS.jsonl [--output FILE]")
     score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
+
+    add_verify(commands, _takes_recipes)
 
     config = commands.add_parser("config", help="what recipes may say, and what one says")
     config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
@@ -165,6 +172,15 @@ def _score(recipes: Sequence[str], words: Sequence[str], output: Path | None) ->
     from funicular.launch.score import score
 
     return score(loaded, Path(files[0]), output)
+
+
+def _verify_loss(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    loaded = _load(options.recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.verify_loss import verify_loss
+
+    return verify_loss(loaded, verify_options(options))
 
 
 def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:

@@ -29,6 +29,13 @@ def environment_report() -> str:
     return "\n".join([*lines, "", *sorted(packages, key=str.lower)]) + "\n"
 
 
+def machine_line() -> str:
+    """Processor, memory and the versions that numbers depend on, for a table of measurements."""
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "deepspeed", "transformers"))
+    return f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores, {gib:.0f} GiB; {versions}"
+
+
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

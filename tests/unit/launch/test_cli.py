@@ -23,7 +23,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
-    for command in ("train", "score", "config", "metrics", "sandbox"):
+    for command in ("train", "score", "verify", "config", "metrics", "sandbox"):
         assert f"    {command} " in done.stdout
 
 
@@ -98,6 +98,7 @@ def test_config_keys_takes_a_filter(capsys: pytest.CaptureFixture[str]) -> None:
         (["socre"], "funicular score"),
         (["config", "kyes"], "funicular config keys"),
         (["sandbox", "prob"], "funicular sandbox probe"),
+        (["verify", "lose"], "funicular verify loss"),
     ],
 )
 def test_a_mistyped_command_is_answered_with_the_nearest(
@@ -105,6 +106,43 @@ def test_a_mistyped_command_is_answered_with_the_nearest(
 ) -> None:
     assert main(words) == 2
     assert f"Did you mean `{nearest}`?" in capsys.readouterr().err
+
+
+def test_help_of_a_command_with_options_of_its_own_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom funicular.launch.cli import main\n"
+        "try:\n    main(['verify', 'loss', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = ('torch','ray','vllm','deepspeed','mlflow','transformers','omegaconf','rich','numpy','yaml')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "--completion-tokens N" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--tasks", "3"], "got '3', expected a whole number of at least 4"),
+        (["--completions", "many"], "got 'many', expected a whole number of at least 4"),
+        (["--layers", "0"], "at least 1"),
+        (["--layers", "2", "--random-tiny", "qwen2"], "not allowed with"),
+    ],
+)
+def test_wrong_options_of_verify_are_refused(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", "loss", "-c", "embedded", *words])
+    assert complaint in capsys.readouterr().err
+
+
+def test_verify_checks_the_recipe_and_takes_overrides_between_options(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["verify", "loss", "-c", "embedded", "max_step=3", "--tasks", "5", "algorithm.beta=-1"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("2 problems in the recipe:")
+    assert "max_steps" in error
 
 
 def test_words_that_no_command_takes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

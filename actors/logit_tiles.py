@@ -89,7 +89,12 @@ class HeadProducts:
             yield slice(start, min(start + self.tiling.tokens, tokens))
 
     def product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """a @ b, in the type of sums."""
+        """a @ b, in the type of sums.
+
+        Sums over the vocabulary are of such products, tile by tile. `addmm` with the sum so far is another thing on a
+        CPU: for a few tokens it adds word after word to it, and small terms are lost in 49,152 of them (SmolLM2-135M:
+        relative error 6e-5 instead of 2e-6 in the hidden states' gradient).
+        """
         if a.dtype == self.sum_dtype:
             return a @ b
         if a.is_cuda:
@@ -116,7 +121,7 @@ class HeadProducts:
         return out if bias is None else out.add_(bias[words])
 
     def add_product_(self, total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-        """total += a @ b"""
+        """total += a @ b, for sums over tokens."""
         if a.dtype == total.dtype:
             total.addmm_(a, b)
         else:

@@ -149,7 +149,7 @@ class _TokenDivergences(torch.autograd.Function):
                         grad_bias[words] += grad.sum(0)
                     grad = grad.to(head.product_dtype)
                     if grad_hidden is not None:
-                        head.add_product_(grad_hidden[part], grad, weight_tile)
+                        grad_hidden[part] += head.product(grad, weight_tile)  # see HeadProducts.product
                     if weight_sum is not None:
                         head.add_product_(weight_sum, grad.T, inputs[part])
                 if grad_weight is not None and weight_sum is not None and weight_sum.dtype != grad_weight.dtype:

@@ -127,7 +127,7 @@ class _TokenLogprobs(torch.autograd.Function):
                         grad_bias[words] += grad_raw.sum(0)
                     grad_raw = grad_raw.to(head.product_dtype)
                     if grad_hidden is not None:
-                        head.add_product_(grad_hidden[part], grad_raw, weight_tile)
+                        grad_hidden[part] += head.product(grad_raw, weight_tile)  # see HeadProducts.product
                     if weight_sum is not None:
                         head.add_product_(weight_sum, grad_raw.T, inputs[part])
                 if grad_weight is not None and weight_sum is not None and weight_sum.dtype != grad_weight.dtype:

@@ -220,6 +220,9 @@ class LearnerConfig:
     over passes."""
     packing: bool = True
     """Rows lie one after the other in a pass, without padding. A model that cannot is trained on padded rows."""
+    sequence_parallel: int = 1
+    """Ranks that share the tokens of each pass, for rows too long for one (Ulysses, arXiv 2309.14509). It divides ranks
+    and the model's attention heads; a pass has micro_batch_tokens for each of them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     offload_activations: bool = False

@@ -30,6 +30,7 @@ from funicular.actors.quantization import keep_trainable, loading_options
 from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.rank_teacher import RankTeacher, make_rank_teacher
 from funicular.actors.reference import Reference, make_reference
+from funicular.actors.sequence import SequenceGroup, join_sequence_group
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.types import KlScore, StepResult
 from funicular.actors.weights import Canary, Manifest
@@ -86,6 +87,7 @@ class LearnerRank:
         self._engine: Any = None
         self._special_tokens: list[int] = []
         self._packed = False
+        self._sequence_group: SequenceGroup | None = None
 
     def rendezvous(self) -> tuple[str, int]:
         """Where the ranks can meet: an address on this actor's node. Asked of rank 0."""
@@ -105,9 +107,17 @@ class LearnerRank:
         self._device = deepspeed_engine.join_process_group(
             self._rank, self._world_size, host, port, timeout_s=config.step_deadline_s
         )
+        self._sequence_group = join_sequence_group(
+            self._rank, self._world_size, config.sequence_parallel, timeout_s=config.step_deadline_s
+        )
         if teacher_in_ranks(self._distillation) and self._teacher_folder is not None:
             self._teacher = make_rank_teacher(
-                Path(self._teacher_folder), self._distillation, config, self._device, self._temperature
+                Path(self._teacher_folder),
+                self._distillation,
+                config,
+                self._device,
+                self._temperature,
+                self._sequence_group,
             )
         policy = self._load_policy()
         self._packed = policy.packed
@@ -152,6 +162,7 @@ class LearnerRank:
             device=self._device,
             ranks=self._world_size,
             packed=self._packed,
+            counts=self._sequence_group is None or self._sequence_group.leads,
         )
         return lost
 
@@ -278,6 +289,7 @@ class LearnerRank:
             head_dtype=self._config.head_dtype,
             packing=self._config.packing and (self._teacher is None or self._teacher.packed),
             offload_activations=self._config.offload_activations,
+            sequence_group=self._sequence_group,
         )
 
     def _make_engine(self, policy: PolicyModel) -> Any:

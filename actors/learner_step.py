@@ -43,6 +43,7 @@ class LearnerStep:
         entropy_coef: weight of the entropy bonus in this step.
         ranks: over which DeepSpeed averages gradients.
         packed: rows stand one after the other, without padding.
+        counts: False: another rank computes the same rows, and stands for this one where tokens of all are counted.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LearnerStep:
         device: torch.device,
         ranks: int,
         packed: bool,
+        counts: bool = True,
     ) -> None:
         self._engine = engine
         self._algorithm = algorithm
@@ -73,6 +75,7 @@ class LearnerStep:
         self._device = device
         self._ranks = ranks
         self._packed = packed
+        self._counts = counts
         self._before = RowScores()
         # Else its gradient is 0, and the output head's backward pass would compute so.
         self._has_policy_term = distillation.needs_policy_term or reference is not None
@@ -143,7 +146,7 @@ class LearnerStep:
         quantile = self._algorithm.top_entropy_quantile
         if quantile == 1:
             return EntropyCut(threshold=None, tokens=plan.normalisers[index].tokens)
-        kept = [self._before.entropies(self._collate(micro)) for micro in micro_batches]
+        kept = [self._before.entropies(self._collate(micro)) for micro in micro_batches if self._counts]
         return agree_on_cut([entropies for entropies in kept if entropies is not None], quantile, self._device)
 
     @torch.no_grad()
@@ -222,13 +225,15 @@ class LearnerStep:
         if compared is not None:
             losses = losses + compared.losses
         loss = (losses * batch.token_weights).sum()
-        if self._entropy_coef > 0 and not batch.is_empty:
+        if self._entropy_coef > 0:
             counted = entropy if in_policy_term is None else entropy[in_policy_term]
-            loss = loss - self._entropy_coef * counted.sum() / cut.tokens
+            # Of an empty pass too: under ZeRO-3 the backward pass of each output of the head is a collective.
+            coef = 0.0 if batch.is_empty else self._entropy_coef
+            loss = loss - coef * counted.sum() / cut.tokens
         deepspeed_engine.backward(self._engine, loss, self._ranks)
         # The generator's too: completions where one is missing are void, and never come here (law 4).
         sums.check_finite(logprobs, reference, loss, batch.generator_logprobs)
-        if batch.is_empty:
+        if batch.is_empty or not self._counts:
             return
         sums.add(
             batch,

@@ -120,6 +120,7 @@ class LearnerGroup:
         began = time.monotonic()
         if kl_in_reward(self._algorithm):
             scoring = plan_scoring(groups, *self._cut, packed=self._packed, distillation=self._distillation)
+            scoring = scoring.shared(self._config.sequence_parallel)
             await self._fetch(scoring, groups)
             plan = self._plan(groups, await self._kl(scoring, step))
         else:
@@ -213,14 +214,16 @@ class LearnerGroup:
 
     @property
     def _cut(self) -> tuple[AlgorithmConfig, int, int, int]:
-        """What a plan depends on besides the groups."""
-        config = self._config
-        return self._algorithm, config.ranks, config.micro_batch_tokens, self._max_completion_tokens
+        """What a plan depends on besides the groups. Ranks that share a pass are planned as one that has their room."""
+        config, share = self._config, self._config.sequence_parallel
+        ranks, tokens = config.ranks // share, config.micro_batch_tokens * share
+        return self._algorithm, ranks, tokens, self._max_completion_tokens
 
     def _plan(self, groups: Sequence[ScoredGroup], kl: KlScores | None) -> StepPlan:
-        return plan_step(
+        plan = plan_step(
             groups, *self._cut, packed=self._packed, rewards=self._rewards, distillation=self._distillation, kl=kl
         )
+        return plan.shared(self._config.sequence_parallel)
 
     async def _kl(self, plan: StepPlan, step: int) -> dict[tuple[str, int], KlScore]:
         """KL to the reference policy of each completion; the ranks keep what they computed for it."""

@@ -14,6 +14,7 @@ from funicular.actors.attention import (
     packed_positions,
     rows_attention,
 )
+from funicular.actors.sequence import exchange_around
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,10 @@ def switch_to_packed_rows(causal_lm: Any, compute_dtype: torch.dtype) -> bool:
     The model's own attention over single rows is what the packed pass must reproduce.
     """
     from transformers import AttentionInterface
+    from transformers.integrations.flash_attention import flash_attention_forward
 
-    AttentionInterface.register(ROWS_ATTENTION, rows_attention)
+    AttentionInterface.register(ROWS_ATTENTION, exchange_around(rows_attention))
+    AttentionInterface.register(FLASH_ATTENTION, exchange_around(flash_attention_forward))
     before = causal_lm.config._attn_implementation
     reason = _reason_against(causal_lm)
     if reason is None:

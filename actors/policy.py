@@ -15,6 +15,7 @@ from funicular.actors.attention import attention_arguments
 from funicular.actors.collate import Batch
 from funicular.actors.head import OutputHead, TeacherTarget, check_logits
 from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
+from funicular.actors.sequence import SequenceGroup, Share, gather_tokens, pad_and_cut, refuse_model, share_of
 
 _PROBE_TOKENS = 4
 
@@ -31,9 +32,10 @@ class PolicyModel(nn.Module):
         head_dtype: `OutputHead`.
         packing: run over packed rows, if the model can; `packed` says whether it does.
         offload_activations: keep the decoder's activations on the host between its forward and backward pass.
+        sequence_group: the ranks that share the tokens of each pass; None: this rank computes all of them.
 
     Raises:
-        ValueError: the model changes its logits in another way.
+        ValueError: the model changes its logits in another way, or its passes cannot be shared.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class PolicyModel(nn.Module):
         head_dtype: Literal["auto", "float32"] = "auto",
         packing: bool = False,
         offload_activations: bool = False,
+        sequence_group: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm  # first: a parameter has the first of its names
@@ -52,6 +55,9 @@ class PolicyModel(nn.Module):
         self._offload_activations = offload_activations
         self._check_head()
         self.packed = packing and switch_to_packed_rows(causal_lm, compute_dtype)
+        self._sequence_group = sequence_group
+        if sequence_group is not None:
+            refuse_model(causal_lm, packed=self.packed, size=sequence_group.size)
 
     def forward(
         self,
@@ -70,10 +76,10 @@ class PolicyModel(nn.Module):
             input_ids: (B, L) prompt, completion, padding; or (1, T) rows of prompt and completion, one after the other.
             attention_mask: (B, L); None for packed rows.
             position_ids: as input_ids; of packed rows, from 0 in each.
-            selection: (N,) positions in the flattened input_ids of the tokens to score; never a row's first.
+            selection: (N,) ascending positions in the flattened input_ids of the tokens to score; never a row's first.
             temperature: logits are divided by it.
             row_lengths: tokens of each packed row; needed where `packed`, and None elsewhere.
-            target: what a teacher says of the same tokens.
+            target: what a teacher says of the same tokens; of this rank's, where ranks share a pass.
 
         Returns:
             Log-probabilities and entropies in nats, (N,) float32 each, both with gradient. With a target, besides: the
@@ -81,7 +87,12 @@ class PolicyModel(nn.Module):
         """
         with self._precision(input_ids.device):
             predictors = self.predictors(input_ids, attention_mask, position_ids, selection, row_lengths)
-            return self.head(predictors, input_ids.reshape(-1)[selection], temperature, target)
+            share = self._share(input_ids, selection)
+            if share is None:
+                return self.head(predictors, input_ids.reshape(-1)[selection], temperature, target)
+            # Even without tokens to score: under ZeRO-3 the call is a collective.
+            scores = self.head(predictors, input_ids[0, share.selection], temperature, target)
+            return gather_tokens(scores, share)
 
     def predictors(
         self,
@@ -91,10 +102,24 @@ class PolicyModel(nn.Module):
         selection: torch.Tensor,
         row_lengths: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """(N, H) hidden states before the selected tokens; arguments as those of `forward`."""
+        """(N, H) hidden states before the selected tokens; arguments as those of `forward`.
+
+        Where ranks share a pass: of those that stand in this rank's shard, which may be none.
+        """
+        share = self._share(input_ids, selection)
+        places = selection - 1
+        sharing: dict[str, Any] = {}
+        if share is not None and row_lengths is not None:
+            input_ids, position_ids = pad_and_cut(input_ids, share), pad_and_cut(position_ids, share)
+            row_lengths = (*row_lengths, *(1 for _ in range(share.padding)))
+            places = share.selection - 1 - share.start
+            sharing = {"sequence_group": share.group}
         with self._precision(input_ids.device), offloaded_activations() if self._offload_activations else nullcontext():
-            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths)
-        return hidden.reshape(-1, hidden.shape[-1])[selection - 1]
+            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths, **sharing)
+        return hidden.reshape(-1, hidden.shape[-1])[places]
+
+    def _share(self, input_ids: torch.Tensor, selection: torch.Tensor) -> Share | None:
+        return None if self._sequence_group is None else share_of(input_ids.shape[1], selection, self._sequence_group)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         mixed = self._compute_dtype != self.causal_lm.dtype
@@ -106,11 +131,12 @@ class PolicyModel(nn.Module):
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
         row_lengths: Sequence[int] | None = None,
+        **sharing: Any,
     ) -> Any:
         arguments: dict[str, Any] = {"attention_mask": attention_mask}
         if row_lengths is not None:
             implementation = self.causal_lm.config._attn_implementation
-            arguments = attention_arguments(implementation, row_lengths, input_ids.device)
+            arguments = {**attention_arguments(implementation, row_lengths, input_ids.device), **sharing}
         decoder = decoder_of(self.causal_lm)
         return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **arguments).last_hidden_state
 

@@ -20,6 +20,7 @@ from funicular.actors.deepspeed_engine import gathered, make_frozen_engine
 from funicular.actors.distillation_config import DistillationConfig, divergence_beta
 from funicular.actors.head import TeacherTarget
 from funicular.actors.policy import PolicyModel, load_causal_lm
+from funicular.actors.sequence import SequenceGroup
 from funicular.actors.token_divergences import TeacherStates
 
 
@@ -77,12 +78,18 @@ class RankTeacher:
 
 
 def make_rank_teacher(
-    folder: Path, distillation: DistillationConfig, config: LearnerConfig, device: torch.device, temperature: float
+    folder: Path,
+    distillation: DistillationConfig,
+    config: LearnerConfig,
+    device: torch.device,
+    temperature: float,
+    sequence_group: SequenceGroup | None = None,
 ) -> RankTeacher:
     """Load the teacher; under ZeRO-3 each rank keeps its share.
 
     Args:
         temperature: the sampling temperature, for `distillation.temperature: null`.
+        sequence_group: the ranks that share the tokens of each pass.
 
     Raises:
         ValueError: a model that the learner cannot run.
@@ -92,7 +99,9 @@ def make_rank_teacher(
     causal_lm = load_causal_lm(folder, dtype)
     if config.zero_stage < 3:  # else it goes to the device in parts
         causal_lm.to(device)
-    model: Any = TeacherModel(causal_lm, compute_dtype=dtype, packing=config.packing).requires_grad_(False)
+    model: Any = TeacherModel(
+        causal_lm, compute_dtype=dtype, packing=config.packing, sequence_group=sequence_group
+    ).requires_grad_(False)
     if config.zero_stage == 3:
         # DeepSpeed casts what it partitions to the type that its configuration names.
         model = make_frozen_engine(model, replace(config, dtype=dtype_name), device)

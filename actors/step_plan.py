@@ -51,6 +51,10 @@ class StepPlan:
     metrics: Mapping[str, float]
     """Of the advantages."""
 
+    def shared(self, size: int) -> StepPlan:
+        """The same for groups of `size` neighbouring ranks: all of a group get the same rows and share each pass."""
+        return replace(self, ranks=tuple(rank for rank in self.ranks for _ in range(size)))
+
 
 def plan_step(
     groups: Sequence[ScoredGroup],

@@ -87,7 +87,7 @@ def _sync(config: Config) -> Iterator[Problem]:
 def _doubtful_learner(config: Config) -> Iterator[Problem]:
     learner, generator = config.learner, config.generator
     groups = config.algorithm.groups_per_step
-    if learner.ranks > groups:
+    if learner.ranks // max(1, learner.sequence_parallel) > groups:
         expected = f"more ranks than groups_per_step={groups}: some ranks may get few rows or none"
         yield problem_at(config, "learner.ranks", expected, "Raise algorithm.groups_per_step")
     if generator.dtype != learner.compute_dtype:
@@ -99,7 +99,7 @@ def _doubtful_learner(config: Config) -> Iterator[Problem]:
         nearest = "ScaleRL has float32 heads on both sides; the generator has none of its own yet"
         yield problem_at(config, "learner.head_dtype", expected, nearest, "generator.dtype")
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
-    if learner.micro_batch_tokens < longest:
+    if learner.micro_batch_tokens * learner.sequence_parallel < longest:
         expected = f"one row may have {longest} tokens (max_prompt_tokens + max_completion_tokens)"
         nearest = "A row is never cut: its pass takes more memory than this says"
         yield problem_at(config, "learner.micro_batch_tokens", expected, nearest)

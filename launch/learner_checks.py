@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
@@ -18,6 +20,7 @@ def learner_problems(config: Config) -> Iterator[Problem]:
     yield from _precision(config)
     yield from _memory(config)
     yield from _adapters(config)
+    yield from _sharing(config)
 
 
 def learner_warnings(config: Config) -> Iterator[Problem]:
@@ -100,3 +103,32 @@ def _adapters(config: Config) -> Iterator[Problem]:
         expected = "adapters are two factors, and a mixture of factors is not the factors of the mixture: expected 1"
         key = "algorithm.reference_mixup"
         yield problem_at(config, key, expected, "Set algorithm.reference_mixup=1", "learner.lora_rank")
+
+
+def _sharing(config: Config) -> Iterator[Problem]:
+    learner, size = config.learner, config.learner.sequence_parallel
+    if size <= 1:
+        return
+    if learner.ranks % size:
+        expected = f"expected a divisor of learner.ranks={learner.ranks}: groups of ranks share passes"
+        nearest = f"Set learner.ranks={size * -(-learner.ranks // size)}"
+        yield problem_at(config, "learner.sequence_parallel", expected, nearest, "learner.ranks")
+    if not learner.packing:
+        expected = "only packed rows are shared between ranks"
+        yield problem_at(config, "learner.packing", expected, "Set learner.packing=true", "learner.sequence_parallel")
+    heads = _attention_heads(config)
+    if heads is not None and heads % size:
+        expected = f"expected a divisor of the model's {heads} attention heads"
+        yield problem_at(config, "learner.sequence_parallel", expected, "", "model.path")
+
+
+def _attention_heads(config: Config) -> int | None:
+    """What a local model's configuration says; None: nothing here. The learner looks again when it has the model."""
+    file = Path(config.model.path).expanduser() / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        heads = json.loads(file.read_text()).get("num_attention_heads")
+    except json.JSONDecodeError:
+        return None
+    return heads if isinstance(heads, int) else None

@@ -130,6 +130,7 @@ RANGES: dict[str, Range] = {
     "learner.weight_decay": _MAYBE,
     "learner.max_grad_norm": _MAYBE,
     "learner.micro_batch_tokens": _COUNT,
+    "learner.sequence_parallel": _COUNT,
     "learner.lora_rank": _MAYBE,
     "learner.lora_alpha": Range(above=0),
     "learner.cpu_threads": _MAYBE,

@@ -40,6 +40,12 @@ def batch(seed: int = 0) -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
     return groups, payloads
 
 
+def short_rows() -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
+    """One group with rows of two and three tokens."""
+    group = make_group("short", rewards_G=[1.0, 0.0], lengths_G=[1, 2], prompt_tokens=1)
+    return [group], {"short": make_payload("short", lengths_G=[1, 2], prompt_tokens=1)}
+
+
 def plan(
     groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60, *, packed: bool = True
 ) -> StepPlan:

@@ -80,6 +80,8 @@ def update(
             _padded([row["old"] for row in rows]),
             torch.tensor([row["advantage"] for row in rows]),
             _padded(mask),
+            objective=preset_of(algorithm).objective,
+            ratio_level=preset_of(algorithm).ratio_level,
             aggregation=preset_of(algorithm).aggregation,
             max_completion_tokens=max_completion_tokens,
             epsilon_low=preset_of(algorithm).epsilon_low,

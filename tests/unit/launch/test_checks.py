@@ -174,6 +174,13 @@ def test_every_number_of_the_schema_has_a_range() -> None:
             "not the factors of the mixture",
         ),
         ({"algorithm__reference_mixup": 0.0}, "algorithm.reference_mixup", "above 0 and at most 1"),
+        ({"learner__sequence_parallel": 0}, "learner.sequence_parallel", "at least 1"),
+        ({"learner__sequence_parallel": 2}, "learner.sequence_parallel", "learner.ranks=1: groups of ranks share"),
+        (
+            {"learner__sequence_parallel": 2, "learner__ranks": 2, "learner__packing": False},
+            "learner.packing",
+            "learner.packing=true",
+        ),
         ({"algorithm__num_iterations": 0}, "algorithm.num_iterations", "at least 1"),
         ({"distillation__teacher": "smollm-135m"}, "distillation.teacher", "Did you mean smollm2-135m?"),
         (
@@ -279,6 +286,18 @@ def test_local_files_and_folders_that_exist_are_fine(tmp_path: Path) -> None:
     assert "config.json" in problems(tmp_path, **config)["model.path"]
     (tmp_path / "model" / "config.json").touch()
     assert problems(tmp_path, **config) == {}
+
+
+def test_ranks_that_share_passes_divide_a_local_models_heads(tmp_path: Path) -> None:
+    def found(size: int) -> dict[str, str]:
+        model = {"model__path": str(tmp_path), "learner__ranks": size}
+        return problems(tmp_path, **model, learner__sequence_parallel=size)
+
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 14}')
+    assert found(2) == {}
+    assert "the model's 14 attention heads" in found(4)["learner.sequence_parallel"]
+    (tmp_path / "config.json").write_text("{")
+    assert found(4) == {}
 
 
 def test_a_hub_id_is_left_to_the_hub(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def _rows(batch: OptimizerBatch) -> list[_Row]:
                 continue
             part = payload.completion(completion)
             masked = batch.algorithm.mask_truncated_completions and group.generation.truncated_G[completion]
+            if payload.generator_logprobs is None:
+                raise ValueError(f"{group.group_id}: given completions, which nothing sampled")
             ids = np.concatenate([payload.prompt_ids, payload.token_ids[part]]).astype(np.int64)
             rows.append(
                 _Row(

@@ -66,7 +66,7 @@ def make_groups(
         if index == VOID:
             unscored = replace(verdicts_G[UNSCORED], reward=None, status=Status.INFRA_ERROR)
             verdicts_G = [unscored if i == UNSCORED else verdict for i, verdict in enumerate(verdicts_G)]
-            logprobs = payload.generator_logprobs.copy()
+            logprobs = np.array(payload.generator_logprobs)
             logprobs[payload.completion(UNMEASURED)] = math.nan
             payload = replace(payload, generator_logprobs=logprobs)
             record = replace(record, finite_G=tuple(i != UNMEASURED and ok for i, ok in enumerate(record.finite_G)))

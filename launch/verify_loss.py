@@ -108,7 +108,9 @@ def _one_optimizer_batch(config: Config, options: VerifyOptions) -> Config:
         ValueError: there is a teacher.
     """
     if distils(config.distillation):
-        raise ValueError("distillation: a certificate is of losses from rewards; teachers and given tokens have none yet")
+        raise ValueError(
+            "distillation: certificates are of losses from rewards; teachers and given tokens have none yet"
+        )
     algorithm = replace(
         config.algorithm,
         optimizer_batches=1,

@@ -71,11 +71,12 @@ class Host:
 
 
 class Hosts:
-    """The hosts of one world size, called all at once."""
+    """The hosts of one world size, called all at once. A single one has the machine's GPU, if there is any."""
 
     def __init__(self, world_size: int) -> None:
         environment = {"OMP_NUM_THREADS": "1"}
-        actor = ray.remote(Host).options(num_cpus=1, runtime_env={"env_vars": environment})
+        gpus = int(world_size == 1 and torch.cuda.is_available())  # NCCL refuses two ranks on one
+        actor = ray.remote(Host).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": environment})
         self._actors = [actor.remote(rank, world_size) for rank in range(world_size)]
         self._address = ray.get(self._actors[0].find_address.remote(), timeout=180)
 

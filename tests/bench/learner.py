@@ -34,13 +34,31 @@ SAYS = {
     "head_plain": "logits of all tokens",
     "head_trl": "TRL: ChunkedLogProbFunction",
 }
+RANDOM = {
+    "random-150k": {
+        "vocab_size": 151_936,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    },  # 103 million parameters
+    "random-1.5b": {
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },  # as Qwen2.5-1.5B
+}
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["step", "head", "all"], default="step")
-    parser.add_argument("--model", default="tiny", help="tiny, smollm2-135m, random-150k, or a folder")
+    parser.add_argument("--model", default="tiny", help="tiny, smollm2-135m, random-150k, random-1.5b, or a folder")
     parser.add_argument("--group", type=int, default=8, help="completions")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-completion-tokens", type=int, default=192, help="lengths go from a quarter of it to it")
@@ -66,31 +84,21 @@ def model_folder(name: str, scratch: Path) -> str:
         from tests.tiny import make_tiny_model
 
         return str(make_tiny_model(scratch / "tiny"))
-    if name == "random-150k":
-        return str(_random_model(scratch / name))
+    if name in RANDOM:
+        return str(_random_model(scratch / name, RANDOM[name]))
     from funicular.launch.models import resolve_model
 
     return str(resolve_model(name))
 
 
-def _random_model(folder: Path) -> Path:
-    """Eight layers of width 512 under a tied vocabulary of 151,936: 103 million parameters."""
+def _random_model(folder: Path, sizes: dict[str, int]) -> Path:
+    """A Qwen2 of these sizes, output head tied."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from tests.tiny import make_tiny_model
 
     tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder))
-    config = AutoConfig.for_model(
-        "qwen2",
-        vocab_size=151_936,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        max_position_embeddings=32_768,
-    )
+    config = AutoConfig.for_model("qwen2", **sizes, tie_word_embeddings=True, max_position_embeddings=32_768)
     AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,0 +1,100 @@
+"""One real DeepSpeed rank on a GPU against plain PyTorch on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from funicular.actors.config import AlgorithmConfig, LearnerConfig
+from funicular.actors.fingerprint import fingerprint
+from tests import plain_policy
+from tests.learner_batches import LIMIT, batch, distance, load_plain, plan
+from tests.learner_host import TEMPERATURE, Hosts
+from tests.tiny import make_tiny_model
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
+
+SGD = LearnerConfig(optimizer="sgd", learning_rate=1.0, max_grad_norm=0.0, cpu_threads=1)
+EXACT = 1e-5
+COARSE = 0.05
+"""Where products are bfloat16."""
+BFLOAT16 = {"dtype": "bfloat16", "compute_dtype": "bfloat16"}
+
+
+@pytest.fixture(scope="module")
+def hosts(local_ray: None) -> Hosts:
+    return Hosts(1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_model(tmp_path_factory.mktemp("tiny"), architecture="qwen2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        *(({"zero_stage": stage, "packing": packed}, EXACT) for stage in range(4) for packed in (True, False)),
+        *(({"zero_stage": stage, "offload_optimizer": "cpu"}, EXACT) for stage in (1, 2, 3)),
+        ({"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"}, EXACT),
+        *(
+            ({"zero_stage": stage, "gradient_checkpointing": True, "offload_activations": True}, EXACT)
+            for stage in (0, 3)
+        ),
+        *(({"zero_stage": stage, "compute_dtype": "bfloat16"}, COARSE) for stage in (0, 3)),
+        ({"zero_stage": 2, "compute_dtype": "bfloat16", "head_dtype": "float32"}, COARSE),
+        *(({"zero_stage": stage, **BFLOAT16}, COARSE) for stage in (1, 3)),
+    ],
+    ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_the_update_on_a_gpu_is_the_plain_one(
+    hosts: Hosts, model: str, options: dict[str, Any], allowed: float
+) -> None:
+    groups, payloads = batch()
+    config = replace(SGD, **options)
+    algorithm = AlgorithmConfig(loss="dr_grpo")
+    hosts.begin(config, algorithm, model)
+    assert hosts.run(_device) == ["cuda:0"]
+    before, *_ = hosts.pack()
+    hosts.step(plan(groups, algorithm, 1, packed=config.packing), payloads)
+    after, *_ = hosts.pack()
+    reference = load_plain(model, before)
+    plain_policy.update(reference, groups, payloads, algorithm, max_completion_tokens=LIMIT, temperature=TEMPERATURE)
+    expected = {name: p.detach() for name, p in reference.named_parameters()}
+    assert distance(after, expected) / distance(before, expected) < allowed
+
+
+def _device(learner: Any) -> str:
+    return str(next(learner._causal_lm.parameters()).device)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fingerprints_of_weights_on_a_gpu_are_those_of_their_bytes(hosts: Hosts, model: str, dtype: str) -> None:
+    hosts.begin(SGD, AlgorithmConfig(), model)
+    tensors, manifest, _ = hosts.pack(dtype=dtype)
+    for entry in manifest.tensors:
+        assert fingerprint(tensors[entry.name]) == entry.fingerprint
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_snapshot_goes_on_bit_for_bit(hosts: Hosts, model: str, tmp_path: Path, zero_stage: int) -> None:
+    groups, payloads = batch()
+    config = LearnerConfig(learning_rate=1e-2, zero_stage=zero_stage, cpu_threads=1)
+    algorithm = AlgorithmConfig()
+    hosts.begin(config, algorithm, model)
+    hosts.step(plan(groups, algorithm, 1), payloads)
+    hosts.call("save", str(tmp_path))
+    hosts.step(plan(groups, algorithm, 1), payloads)
+    expected, *_ = hosts.pack()
+    hosts.begin(config, algorithm, model)
+    hosts.call("load", str(tmp_path))
+    hosts.step(plan(groups, algorithm, 1), payloads)
+    got, *_ = hosts.pack()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())

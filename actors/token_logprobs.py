@@ -81,11 +81,12 @@ class _TokenLogprobs(torch.autograd.Function):
             inputs = hidden.to(head.product_dtype)
             for words, weight_tile in head.vocabulary_tiles(weight):
                 for part in head.token_tiles(tokens):
-                    if kept is None:
-                        logits, _ = head.map_(head.products(inputs[part], weight_tile, bias, words))
-                    else:
-                        raw = head.products(inputs[part], weight_tile, bias, words, out=kept[part, words])
-                        logits, _ = head.logits(raw)
+                    out = None if kept is None else kept[part, words]
+                    raw = head.products(inputs[part], weight_tile, bias, words, out=out)
+                    if head.has_kernels(raw):
+                        sums.add_on_gpu_(part, raw, head.factor, labels[part] - words.start)
+                        continue
+                    logits, _ = head.map_(raw) if kept is None else head.logits(raw)
                     sums.add_(part, logits, labels[part] - words.start)
         logsumexp, entropies = sums.results()
         ctx.save_for_backward(hidden, weight, bias, labels, logsumexp, entropies, kept)
@@ -109,20 +110,20 @@ class _TokenLogprobs(torch.autograd.Function):
                 if grad_weight is not None:
                     weight_sum = grad_weight[words].to(head.sum_dtype)  # itself, if it has that type
                 for part in head.token_tiles(hidden.shape[0]):
-                    if kept is None:
-                        logits, tanh = head.map_(head.products(inputs[part], weight_tile, bias, words))
-                    else:
-                        logits, tanh = head.logits(kept[part, words])
-                    grad_raw = _grad_of_products(
-                        head,
-                        logits,
-                        tanh,
+                    raw = head.products(inputs[part], weight_tile, bias, words) if kept is None else kept[part, words]
+                    of_tokens = (
                         labels[part] - words.start,
                         logsumexp[part],
                         entropies[part],
                         grad_logprobs[part],
                         None if grad_entropies is None else grad_entropies[part],
                     )
+                    if head.has_kernels(raw):
+                        dtype = head.product_dtype if grad_bias is None else head.sum_dtype
+                        grad_raw = _grad_of_products_on_gpu(head, raw, *of_tokens, dtype)
+                    else:
+                        logits, tanh = head.map_(raw) if kept is None else head.logits(raw)
+                        grad_raw = _grad_of_products(head, logits, tanh, *of_tokens)
                     if grad_bias is not None:
                         grad_bias[words] += grad_raw.sum(0)
                     grad_raw = grad_raw.to(head.product_dtype)
@@ -169,6 +170,13 @@ class _OnlineSums:
         self._mass[part] = self._mass[part] * shrink + mass.sum(1)
         self._peak[part] = peak
 
+    def add_on_gpu_(self, part: slice, raw: torch.Tensor, factor: float, local_labels: torch.Tensor) -> None:
+        """Add a tile of products; its logits are `factor` times them."""
+        from funicular.actors.logit_kernels import add_tile
+
+        sums = (self._peak[part], self._mass[part], self._moment[part], self.chosen[part])
+        add_tile(raw, factor, local_labels, *sums)
+
     def results(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logsumexp and entropy of each token."""
         log_mass = self._mass.log()
@@ -199,6 +207,22 @@ def _grad_of_products(
     if tanh is not None:
         grad *= tanh.square_().neg_().add_(1)
     return grad
+
+
+def _grad_of_products_on_gpu(
+    head: HeadProducts,
+    raw: torch.Tensor,
+    local_labels: torch.Tensor,
+    logsumexp: torch.Tensor,
+    entropies: torch.Tensor,
+    grad_logprobs: torch.Tensor,
+    grad_entropies: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The same from products, in `dtype`."""
+    from funicular.actors.logit_kernels import grad_of_tile
+
+    return grad_of_tile(raw, head.factor, local_labels, logsumexp, entropies, grad_logprobs, grad_entropies, dtype)
 
 
 def _inside(local_labels: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import torch
 
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.fingerprint import fingerprint
+from funicular.actors.token_logprobs import Tiling, token_logprobs
 from tests import plain_policy
 from tests.learner_batches import LIMIT, batch, distance, load_plain, plan
 from tests.learner_host import TEMPERATURE, Hosts
@@ -98,3 +99,31 @@ def test_a_snapshot_goes_on_bit_for_bit(hosts: Hosts, model: str, tmp_path: Path
     hosts.step(plan(groups, algorithm, 1), payloads)
     got, *_ = hosts.pack()
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30], ids=["again", "kept"])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
+def test_the_heads_kernels_agree_with_float64(product_dtype: torch.dtype, has_bias: bool, kept_bytes: int) -> None:
+    """The inputs are numbers of bfloat16, so that products are exact in both types, and sums are float32 in both."""
+    torch.manual_seed(0)
+    made = {"hidden": torch.randn(75, 64), "weight": torch.randn(5000, 64) / 8}
+    if has_bias:
+        made["bias"] = torch.randn(5000)
+    labels = torch.randint(5000, (75,))
+    ramp = torch.linspace(-1, 1, 75)
+
+    def run(device: str, dtype: torch.dtype, **options: Any) -> list[torch.Tensor]:
+        leaves = {name: x.bfloat16().to(device, dtype).requires_grad_() for name, x in made.items()}
+        values = token_logprobs(**leaves, labels=labels.to(device), temperature=0.7, **options)
+        (values[0] * ramp.to(values[0])).sum().add(0.3 * (values[1] * ramp.to(values[1]).square()).sum()).backward()
+        grads = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+        return [x.detach().cpu().double() for x in (*values, *grads)]
+
+    tiling = Tiling(tokens=32, vocabulary=2300, kept_bytes=kept_bytes)
+    got = run("cuda", torch.float32, product_dtype=product_dtype, tiling=tiling)
+    expected = run("cpu", torch.float64)
+    assert len(got) == 4 + has_bias
+    for index, (x, y) in enumerate(zip(got, expected, strict=True)):
+        rounds = product_dtype == torch.bfloat16 and index in (2, 3)  # the products of the backward pass
+        assert float((x - y).norm() / y.norm()) < (5e-3 if rounds else 2e-6)

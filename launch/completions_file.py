@@ -13,6 +13,7 @@ from funicular.launch.config import Config
 from funicular.launch.datasets import DataError, Row, jsonl_rows
 from funicular.launch.task_mapping import TaskMapping
 from funicular.launch.tasks import load_tasks
+from funicular.rewards.messages import content_text
 from funicular.rewards.nearest import known_names
 from funicular.rewards.types import Task
 
@@ -96,7 +97,10 @@ class _Tasks:
 
     @cached_property
     def _by_prompt(self) -> dict[str, Task]:
-        return {task.prompt if isinstance(task.prompt, str) else task.prompt[-1]["content"]: task for task in self._all}
+        return {
+            task.prompt if isinstance(task.prompt, str) else content_text(task.prompt[-1]["content"]): task
+            for task in self._all
+        }
 
 
 def _completion(values: dict[str, Any], place: str, line: int, tasks: _Tasks) -> Completion:

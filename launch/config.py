@@ -50,8 +50,11 @@ class DataConfig:
     completion_column: str | None = None
     """Column with a completion of each training task, which is learnt from instead of sampled ones by distillation.loss
     hard, jsd or forward_kl; null: generators sample."""
+    images_column: str | None = None
+    """Column with the images of a task's prompt, one or a list: paths beside the data file, data: URIs, or bytes; null:
+    prompts have images only where their messages say so."""
     id_column: str | None = None
-    """Column with a stable task id; null: a hash of prompt and answer."""
+    """Column with a stable task id; null: a hash of prompt, images and answer."""
     answer_pattern: str | None = None
     """Regular expression whose first group is the reference answer inside the answer column."""
     prompt_template: str = "{prompt}"

@@ -113,6 +113,9 @@ def _prompts(config: Config) -> Iterator[Problem]:
     except ValueError as error:
         expected = str(error).partition(": ")[2]
         yield problem_at(config, "data.template_columns", expected, "", "data.prompt_template")
+    if config.data.images_column is not None and not config.data.chat:
+        expected = "images stand in chat messages, and plain text has none"
+        yield problem_at(config, "data.images_column", expected, "Set data.chat=true", "data.chat")
     if config.data.system_prompt is not None and not config.data.chat:
         nearest = "Set data.chat=true, or move the text to data.prompt_template"
         yield problem_at(config, "data.system_prompt", "a system message needs chat", nearest, "data.chat")

@@ -25,6 +25,8 @@ class Row:
 
     place: str
     values: dict[str, Any]
+    folder: Path | None = None
+    """What paths in it are relative to; None: the working directory."""
 
 
 def read_rows(path: str, *, subset: str | None, split: str, key: str, made_by_rule: Iterable[str] = ()) -> list[Row]:
@@ -42,7 +44,7 @@ def read_rows(path: str, *, subset: str | None, split: str, key: str, made_by_ru
     local = Path(path).expanduser()
     if local.is_file():
         rows = [
-            Row(place=f"{local} row {number}", values=values)
+            Row(place=f"{local} row {number}", values=values, folder=local.parent)
             for number, values in enumerate(_file_rows(local, key), start=1)
         ]
     elif local.is_dir() or _may_be_hub_id(path):
@@ -128,4 +130,20 @@ def _dataset_rows(path: str, subset: str | None, split: str, key: str) -> list[R
         loaded = load_dataset(path, name=subset, split=split)
     except (OSError, ValueError) as error:  # not found, not reachable, no such subset or split
         raise DataError(f"{key}={path} (subset {subset}, split {split}): {error}") from error
-    return [Row(place=f"{path}/{split} row {n}", values=dict(values)) for n, values in enumerate(loaded, start=1)]
+    folder = Path(path) if Path(path).is_dir() else None
+    return [
+        Row(place=f"{path}/{split} row {n}", values=dict(values), folder=folder)
+        for n, values in enumerate(_undecoded(loaded), start=1)
+    ]
+
+
+def _undecoded(loaded: Any) -> Any:
+    """The dataset with images as they are stored, bytes and path: decoded, they would fill the driver's memory."""
+    from datasets import Image, List
+
+    for name, feature in loaded.features.items():
+        if isinstance(feature, Image):
+            loaded = loaded.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            loaded = loaded.cast_column(name, List(Image(decode=False)))
+    return loaded

@@ -253,6 +253,8 @@ PEER_NAMES = {
     "dataset_train_split": "data.split",
     "dataset_test_split": "data.held_out_split",
     "prompt_key": "data.prompt_column",
+    "image_key": "data.images_column",
+    "image_column": "data.images_column",
     "input_key": "data.prompt_column",
     "label_key": "data.answer_column",
     "answer_key": "data.answer_column",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from funicular.actors.distillation_config import reward_factor
@@ -42,10 +43,11 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
 
 async def _score(run: Run, issue: Issue, payload: Any) -> tuple[ScoreReport, TeacherRecord | None, Any]:
     """Verdicts, and at the same time what a teacher says."""
+    to_score = replace(issue.task, images=())  # only the generator looks at them
     if run.teachers is None:
-        return await run.scorers.score(issue.task, payload), None, None
+        return await run.scorers.score(to_score, payload), None, None
     report, taught = await asyncio.gather(
-        run.scorers.score(issue.task, payload),
+        run.scorers.score(to_score, payload),
         run.teachers.score(issue.group_id, payload),
         return_exceptions=True,  # both end before either's error is raised: neither is cut off halfway
     )

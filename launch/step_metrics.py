@@ -12,6 +12,7 @@ from funicular.actors.weight_sync import PublishReport
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.launch.run import Run
 from funicular.launch.tracking import CompletionRow
+from funicular.rewards.messages import content_text
 
 TABLE_DEADLINE_S = 60.0
 
@@ -134,4 +135,4 @@ def _prompt_text(group: ScoredGroup) -> str:
     prompt = group.task.prompt
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "\n".join(f"{message['role']}: {content_text(message['content'])}" for message in prompt)

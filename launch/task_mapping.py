@@ -11,6 +11,8 @@ from typing import Any
 
 from funicular.launch.config import DataConfig
 from funicular.launch.datasets import DataError, Row, column
+from funicular.launch.task_images import FoundImage, is_part, listed_images, with_images
+from funicular.rewards.messages import content_text
 from funicular.rewards.types import Message, Task
 from funicular.rewards.verifiers import check_task
 
@@ -19,8 +21,10 @@ from funicular.rewards.verifiers import check_task
 class Candidate:
     task: Task
     text: str
-    """The user's prompt before any template: what makes duplicates and overlaps."""
+    """The user's prompt before any template: with the images, what makes duplicates and overlaps."""
     place: str
+    images: tuple[str, ...] = ()
+    """What identifies each image of the prompt (`FoundImage.identity`)."""
 
 
 class TaskMapping:
@@ -41,6 +45,8 @@ class TaskMapping:
         self._more = template_columns(config)
         if config.system_prompt is not None and not config.chat:
             raise ValueError("data.system_prompt needs chat messages; set data.chat=true or use prompt_template")
+        if config.images_column is not None and not config.chat:
+            raise ValueError("data.images_column needs chat messages, in which images stand; set data.chat=true")
         self._config = config
         self._verifier = verifier
         self._options = dict(verifier_options or {})
@@ -54,19 +60,23 @@ class TaskMapping:
         """
         config = self._config
         raw_prompt = column(row, config.prompt_column, "data.prompt_column")
-        prompt, text = self._prompt(raw_prompt, row)
+        listed = self._listed_images(row)
+        prompt, text, images = self._prompt(raw_prompt, listed, row)
+        identities = tuple(found.identity for found in images)
         raw_answer = None if config.answer_column is None else column(row, config.answer_column, "data.answer_column")
         answer = self._answer(raw_answer, row)
         if config.id_column is not None:
             task_id = str(column(row, config.id_column, "data.id_column"))
         else:
-            task_id = _hash(raw_prompt, raw_answer)
+            task_id = _hash(raw_prompt, identities, raw_answer)
         named = {value for option, value in self._options.items() if option.endswith("_column")}
         used = {config.prompt_column, config.answer_column, config.id_column, config.completion_column} - named
+        used.add(config.images_column)
         columns = {name: value for name, value in row.values.items() if name not in used}
         task = Task(
             task_id=task_id,
             prompt=prompt,
+            images=tuple(found.image for found in images),
             answer=answer,
             completion=self._completion(row),
             verifier=self._verifier,
@@ -76,31 +86,45 @@ class TaskMapping:
             check_task(task, self._options)
         except ValueError as error:
             raise DataError(f"{row.place}: {error}") from None
-        return Candidate(task, text, row.place)
+        return Candidate(task, text, row.place, identities)
 
-    def _prompt(self, raw: Any, row: Row) -> tuple[str | tuple[Message, ...], str]:
-        """The task's prompt, and the user's text in it."""
+    def _listed_images(self, row: Row) -> list[FoundImage]:
+        name = self._config.images_column
+        if name is None:
+            return []
+        key = "data.images_column"
+        return listed_images(column(row, name, key), row, f"{key}={name}")
+
+    def _prompt(
+        self, raw: Any, listed: list[FoundImage], row: Row
+    ) -> tuple[str | tuple[Message, ...], str, list[FoundImage]]:
+        """The task's prompt, the user's text in it, and its images."""
         config = self._config
         system: tuple[Message, ...] = ()
         if config.system_prompt is not None:
             system = (Message(role="system", content=config.system_prompt),)
         if isinstance(raw, str) and raw.strip():
             text = self._filled(raw, row)
-            return ((*system, Message(role="user", content=text)) if config.chat else text), raw
+            if not config.chat:
+                return text, raw, []
+            user, found = with_images([{"role": "user", "content": text}], listed, row, "data.images_column")
+            return (*system, *user), raw, found
         if not isinstance(raw, list) or not raw or not all(_is_message(item) for item in raw):
             raise DataError(
                 f"data.prompt_column={config.prompt_column}: {row.place} holds {raw!r:.80}; "
-                "expected text or a list of {role, content} messages"
+                "expected text or a list of {role, content} messages, whose content is text, or a list of parts of "
+                "type text or image"
             )
         if not config.chat or config.prompt_template != "{prompt}":
             raise DataError(
                 f"{row.place}: the prompt is a list of messages, used as it is; "
                 "expected data.chat=true and no data.prompt_template"
             )
-        messages = tuple(Message(role=item["role"], content=item["content"]) for item in raw)
+        messages, found = with_images(raw, listed, row, f"data.prompt_column={config.prompt_column}")
         if messages[0]["role"] == "system":
             system = ()
-        return (*system, *messages), "\n".join(m["content"] for m in messages if m["role"] == "user")
+        asked = "\n".join(content_text(m["content"]) for m in messages if m["role"] == "user")
+        return (*system, *messages), asked, found
 
     def _filled(self, prompt: str, row: Row) -> str:
         """The template with the prompt and its other columns in it, in one pass: what a column says is never filled."""
@@ -150,7 +174,10 @@ def template_columns(config: DataConfig) -> tuple[str, ...]:
 
 
 def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("role", "content"))
+    if not isinstance(item, dict) or not isinstance(item.get("role"), str):
+        return False
+    content = item.get("content")
+    return isinstance(content, str) or (isinstance(content, list) and bool(content) and all(map(is_part, content)))
 
 
 def _compiled(answer_pattern: str | None) -> re.Pattern[str] | None:
@@ -165,8 +192,18 @@ def _compiled(answer_pattern: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _hash(prompt: Any, answer: Any) -> str:
+def _hash(prompt: Any, images: tuple[str, ...], answer: Any) -> str:
     """16 hexadecimal digits of what the dataset says, before templates and patterns, so that those change no
     id."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-    return hashlib.sha256(f"{text}\0{answer}".encode()).hexdigest()[:16]
+    text = prompt if isinstance(prompt, str) else json.dumps(_without_images(prompt), sort_keys=True)
+    return hashlib.sha256("\0".join((text, *images, str(answer))).encode()).hexdigest()[:16]
+
+
+def _without_images(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with image parts that say no more than that an image stands there."""
+    return [
+        message
+        if isinstance(message["content"], str)
+        else {**message, "content": [p if p["type"] == "text" else {"type": "image"} for p in message["content"]]}
+        for message in messages
+    ]

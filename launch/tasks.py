@@ -140,12 +140,13 @@ def _held_out_rows(config: DataConfig) -> list[Row]:
 
 def _unique(candidates: list[Candidate]) -> tuple[list[Candidate], int]:
     """Candidates without those whose prompt stood there before, and how many those were."""
-    by_text: dict[str, Candidate] = {}
+    by_text: dict[tuple[str, tuple[str, ...]], Candidate] = {}
     by_id: dict[str, Candidate] = {}
     for candidate in candidates:
-        if candidate.text in by_text:
+        asked = (candidate.text, candidate.images)
+        if asked in by_text:
             continue
-        by_text[candidate.text] = candidate
+        by_text[asked] = candidate
         other = by_id.setdefault(candidate.task.task_id, candidate)
         if other is not candidate:
             raise DataError(
@@ -159,7 +160,7 @@ def _decontaminate(
     train: list[Candidate], held_out: list[Candidate], config: DataConfig
 ) -> tuple[list[Candidate], list[Candidate]]:
     """The held-out candidates to keep, and those that the training data gives away."""
-    found = set(contaminated((c.text for c in train), [c.text for c in held_out]))
+    found = _in_both(train, held_out)
     given_away = [held_out[i] for i in sorted(found)]
     if config.contamination == "allow" or not given_away:
         return held_out, given_away
@@ -175,6 +176,17 @@ def _decontaminate(
             "text around every prompt, which belongs in data.prompt_template; or set data.contamination=allow"
         )
     return kept, given_away
+
+
+def _in_both(train: list[Candidate], held_out: list[Candidate]) -> set[int]:
+    """Indexes of the held-out candidates that the training data gives away. Of those with images only such as have the
+    same ones: there the question is often the same for all."""
+    found: set[int] = set()
+    for images in {candidate.images for candidate in held_out}:
+        indexes = [i for i, candidate in enumerate(held_out) if candidate.images == images]
+        texts = (candidate.text for candidate in train if candidate.images == images)
+        found |= {indexes[i] for i in contaminated(texts, [held_out[i].text for i in indexes])}
+    return found
 
 
 def _fraction_of(task_id: str) -> float:

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from funicular.rewards.messages import text_of
+from funicular.rewards.messages import content_text, text_of
 from funicular.rewards.score_cache import ScoreCache, key_of
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _prompt_text(prompt: Any) -> str:
     """A prompt as the judge reads it; of several messages, each after its role."""
     if isinstance(prompt, str) or len(prompt) == 1:
         return text_of(prompt)
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "\n\n".join(f"{message['role']}: {content_text(message['content'])}" for message in prompt)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

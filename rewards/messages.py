@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from funicular.rewards.types import Task
+from funicular.rewards.types import ImagePart, Task, TextPart
 
 
-def text_of(completion: str | list[dict[str, str]]) -> str:
+def text_of(completion: str | list[dict[str, Any]]) -> str:
     """The text of one completion: the string itself, or the contents of its messages."""
     if isinstance(completion, str):
         return completion
-    return "".join(message["content"] for message in completion)
+    return "".join(content_text(message["content"]) for message in completion)
+
+
+def content_text(content: str | list[TextPart | ImagePart]) -> str:
+    """What a message says; an image stands there by its name."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] if part["type"] == "text" else f"[image {part['name']}]" for part in content)
 
 
 def texts_of(completions: list[Any]) -> list[str]:

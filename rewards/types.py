@@ -5,14 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
+
+
+class TextPart(TypedDict):
+    """Text in a message that has images too."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(TypedDict):
+    """Where an image stands in a message; `Task.images` has them in this order."""
+
+    type: Literal["image"]
+    name: str
+    """For people."""
 
 
 class Message(TypedDict):
     """One chat message, as chat templates read it."""
 
     role: str
-    content: str
+    content: str | list[TextPart | ImagePart]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskImage:
+    """One image of a prompt, encoded as PNG, JPEG or the like."""
+
+    name: str
+    """For people: the file's name, or where the data has it."""
+    source: str | bytes
+    """Absolute path of a file, on storage that all nodes share; or the encoded bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +48,8 @@ class Task:
     """Stable across runs and machines: a column of the dataset, or a hash of prompt and answer."""
     prompt: str | tuple[Message, ...]
     """Plain text for base models, or chat messages that the model's chat template renders."""
+    images: tuple[TaskImage, ...] = ()
+    """Of the image parts of `prompt`, in their order."""
     answer: str | None
     """Reference answer, already cut out of the dataset's column (`data.answer_pattern`)."""
     completion: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,17 +37,12 @@ def make_tiny_model(
     from transformers import AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _make_tokenizer()
+    tokenizer = tiny_tokenizer()
     config = _make_config(architecture, tied=tied, tokenizer=tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).float()
-        # At the default scale of 0.02 the logits are all but equal, and a wrong layer would hardly show.
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.data.mul_(4.0)
-            elif name.endswith(".bias"):
-                parameter.data.normal_(std=0.05)
+        scale_weights(model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
@@ -54,8 +50,21 @@ def make_tiny_model(
     return folder
 
 
-def _make_tokenizer() -> Any:
-    """Byte-level BPE over a few sentences: every text encodes, none needs an unknown token."""
+def scale_weights(model: Any) -> None:
+    """At the default scale of 0.02 the logits are all but equal, and a wrong layer would hardly show."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            parameter.data.mul_(4.0)
+        elif name.endswith(".bias"):
+            parameter.data.normal_(std=0.05)
+
+
+def tiny_tokenizer(more_special: Sequence[str] = ()) -> Any:
+    """Byte-level BPE over a few sentences: every text encodes, none needs an unknown token.
+
+    Args:
+        more_special: further special tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,7 +73,7 @@ def _make_tokenizer() -> Any:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more_special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -75,6 +84,7 @@ def _make_tokenizer() -> Any:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         model_max_length=1024,
+        extra_special_tokens=list(more_special),
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

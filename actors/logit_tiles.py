@@ -34,7 +34,7 @@ class Tiling:
 CPU_TILING = Tiling(tokens=1024, vocabulary=2048, kept_bytes=256 << 20)
 """Tiles of 8 MiB, near a core's cache. Keeping logits saves a fifth of the head's time."""
 GPU_TILING = Tiling(tokens=4096, vocabulary=16384, kept_bytes=256 << 20)
-"""Not measured on a GPU."""
+"""On an H200, 20,000 tokens x 151,936 words: docs/benchmarks.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ SGD = LearnerConfig(optimizer="sgd", learning_rate=1.0, max_grad_norm=0.0, cpu_t
 EXACT = 1e-5
 COARSE = 0.05
 """Where products are bfloat16."""
+COARSEST = 0.12
+"""Where parameters and activations are too: 0.084 on an H200, and on a CPU."""
 BFLOAT16 = {"dtype": "bfloat16", "compute_dtype": "bfloat16"}
 
 
@@ -51,7 +53,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         ),
         *(({"zero_stage": stage, "compute_dtype": "bfloat16"}, COARSE) for stage in (0, 3)),
         ({"zero_stage": 2, "compute_dtype": "bfloat16", "head_dtype": "float32"}, COARSE),
-        *(({"zero_stage": stage, **BFLOAT16}, COARSE) for stage in (1, 3)),
+        *(({"zero_stage": stage, **BFLOAT16}, COARSEST) for stage in (1, 3)),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

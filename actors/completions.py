@@ -18,6 +18,8 @@ class Completion:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     truncated: bool = False
+    repeated: bool = False
+    """Stopped because it repeated itself; such a completion is truncated too."""
     spans: list[tuple[str, int]] = field(default_factory=list)
     """(label, end) of each run of tokens that were sampled with the same weights."""
 
@@ -70,4 +72,5 @@ def describe_group(
         oldest_version=int(versions.min()),
         newest_version=int(versions.max()),
         seconds=seconds,
+        repeated_G=tuple(c.repeated for c in completions_G),
     )

@@ -5,8 +5,8 @@ The text under each field is what `funicular config keys` prints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,22 @@ class GeneratorConfig:
     """A task whose rendered prompt is longer is dropped with a reason."""
     max_completion_tokens: int = 256
     """Where a completion is cut; the constant of dr_grpo's aggregation."""
+    min_completion_tokens: int = 0
+    """No completion ends before; until then what would end it is not sampled, which the importance weight accounts
+    for (docs/generation.md)."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a completion, besides the model's end-of-sequence token. Their tokens stay in it."""
+    stop_token_ids: list[int] = field(default_factory=list)
+    """Token ids that end a completion, besides the model's own. They stay in it."""
+    stop_repetition_count: int = 0
+    """A completion that ends in the same tokens this many times in a row is stopped, as truncated; 0: never."""
+    stop_repetition_tokens: int = 32
+    """Longest repeated passage that stop_repetition_count looks for, tokens."""
     temperature: float = 1.0
     """Sampling temperature, applied to log-probabilities on the learner's side too."""
+    request_seeds: bool = False
+    """Seed each completion by run, task, slot and try, so that it does not depend on which generator makes it, nor on
+    what else that one does. Slower sampling in large batches."""
     max_sequences: int = 64
     """Completions that one engine decodes at the same time."""
     kv_cache_gib: float = 1.0
@@ -33,6 +47,9 @@ class GeneratorConfig:
     """Part of the GPU's memory that an engine takes (GPU only)."""
     cpu_threads: int = 0
     """OpenMP threads of each engine worker on CPU; 0: all cores divided by tensor_parallel_size."""
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of vLLM's AsyncEngineArgs by name, such as {enable_prefix_caching: false}. What would falsify
+    log-probabilities or weight sync is refused (docs/generation.md)."""
     cache_in_flight: Literal["recompute", "keep"] = "recompute"
     """KV cache of running requests when weights change. `keep` is faster, but the log-probabilities of tokens
     after the change can be reproduced by no learner."""
@@ -164,7 +181,8 @@ class AlgorithmConfig:
     """Nats: entropy_coef rises by 0.005 after steps whose entropy is at most this, falls after others, and acts only
     while the last step's was at most this (Skywork-OR1: 0.2); null: it is constant."""
     mask_truncated_completions: bool = False
-    """Take completions cut at max_completion_tokens out of the loss (their rewards stay in the baseline)."""
+    """Take completions that were cut (max_completion_tokens, stop_repetition_count) out of the loss; their rewards stay
+    in the baseline."""
     zero_variance_groups: Literal["auto", "keep", "drop", "replace"] = "auto"
     """Groups whose rewards are all equal: keep (advantage 0, and they count in what the loss is divided by), drop (they
     do not count; ScaleRL), or replace by a new task until the batch is full (dynamic sampling, DAPO); auto: the

@@ -54,6 +54,7 @@ def start_engine(
         disable_log_stats=True,
         enable_log_requests=False,
         **where,
+        **config.engine_options,
     )
     return AsyncLLM.from_engine_args(arguments)
 

@@ -16,6 +16,7 @@ from typing import Any
 from funicular.actors.completions import Completion, describe_group, pack_group
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.errors import GroupFailed
+from funicular.actors.sampling import sampling_parameters
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
 from funicular.actors.weights import PublishedWeights, SyncRecord
 
@@ -164,8 +165,8 @@ class Generator:
         """All completions of a group; when one fails, the others are aborted."""
         group = _Group(failure=asyncio.get_running_loop().create_future())
         members = [
-            asyncio.create_task(self._complete_one(prompt_ids, request.temperature, group))
-            for _ in range(request.count)
+            asyncio.create_task(self._complete_one(prompt_ids, sampling_parameters(self._config, request, i), group))
+            for i in range(request.count)
         ]
         everyone: asyncio.Future[list[Completion]] = asyncio.gather(*members)
         self._groups.add(group)
@@ -196,7 +197,7 @@ class Generator:
             detail = f"{self._name}: the engine gave no token in {limit:.0f} s (generator.progress_deadline_s)"
             raise GroupFailed("no_progress", detail)
 
-    async def _complete_one(self, prompt_ids: list[int], temperature: float, group: _Group) -> Completion:
+    async def _complete_one(self, prompt_ids: list[int], parameters: Any, group: _Group) -> Completion:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -205,7 +206,7 @@ class Generator:
                 self._last_token = self._clock()  # the engine had nothing to do until now
             group.in_engine += 1
             try:
-                return await self._stream(prompt_ids, temperature)
+                return await self._stream(prompt_ids, parameters)
             except VLLMClientError as error:
                 raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
             except EngineDeadError as error:
@@ -215,18 +216,9 @@ class Generator:
             finally:
                 group.in_engine -= 1
 
-    async def _stream(self, prompt_ids: list[int], temperature: float) -> Completion:
-        from vllm import SamplingParams
+    async def _stream(self, prompt_ids: list[int], parameters: Any) -> Completion:
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
 
-        parameters = SamplingParams(
-            temperature=temperature,
-            max_tokens=self._config.max_completion_tokens,
-            logprobs=0,  # of the sampled token alone
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
         completion = Completion()
         prompt = tokens_input(prompt_ids)
         request_id = f"{self._name}-{next(self._request_numbers)}"
@@ -239,9 +231,10 @@ class Generator:
                 self._last_token = self._clock()
             if news.finish_reason is None:
                 continue
-            if news.finish_reason not in ("stop", "length"):
+            if news.finish_reason not in ("stop", "length", "repetition"):
                 raise GroupFailed("aborted", f"{self._name}: the engine ended it with {news.finish_reason}")
-            completion.truncated = news.finish_reason == "length"
+            completion.truncated = news.finish_reason != "stop"
+            completion.repeated = news.finish_reason == "repetition"
             completion.spans = [(span.version, span.end) for span in news.weight_versions or ()]
         return completion
 

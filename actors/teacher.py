@@ -185,6 +185,7 @@ def engine_config(config: DistillationConfig, generator: GeneratorConfig) -> Gen
         gpu_memory_fraction=config.gpu_memory_fraction,
         cpu_threads=config.cpu_threads,
         start_deadline_s=config.start_deadline_s,
+        engine_options={},  # they are meant for the policy's engines
     )
 
 

@@ -53,7 +53,7 @@ class GenerationRecord:
     lengths_G: tuple[int, ...]
     """Tokens per completion, end-of-sequence included."""
     truncated_G: tuple[bool, ...]
-    """True where the completion ended at the length limit (`finish_reason == "length"`)."""
+    """True where the completion ended at the length limit, or was stopped because it repeated itself."""
     finite_G: tuple[bool, ...]
     """False where a generator log-probability is NaN or infinite: the completion is void (law 4)."""
     oldest_version: int | None
@@ -61,6 +61,8 @@ class GenerationRecord:
     """Of the policy versions that sampled its tokens; None: they were given."""
     seconds: float
     """From submission to the last member's last token."""
+    repeated_G: tuple[bool, ...] = ()
+    """True where the completion was stopped because it repeated itself; empty where nothing was sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,3 +163,5 @@ class GenerationRequest:
     count: int
     temperature: float
     """0: greedy, for evaluation."""
+    seed: int | None = None
+    """Of the group's sampling (`generator.request_seeds`); None: the engine's own random numbers."""

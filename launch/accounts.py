@@ -23,6 +23,8 @@ class Issue:
     group_id: str
     task: Task
     slot: int
+    tries: int
+    """Tries at this slot before this one, since it was reserved or the run went back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +76,14 @@ class Accounts:
         """Issue a group for a newly reserved slot: the task it had at the snapshot, or the next one."""
         if slot in self._again:
             task_id, replaces = self._again.pop(slot)
-            return self._issue(slot, self._by_id[task_id], replaces)
-        return self._issue(slot, self._tasks.next(), None)
+            return self._issue(slot, self._by_id[task_id], replaces, tries=0)
+        return self._issue(slot, self._tasks.next(), None, tries=0)
 
     def again(self, issue: Issue, failure: GroupFailed) -> Issue:
         """Drop a try and issue the next one for its slot, with the same task where that makes sense."""
         self.drop(issue, failure.reason)
         task = issue.task if failure.retry_task else self._tasks.next()
-        return self._issue(issue.slot, task, issue.group_id)
+        return self._issue(issue.slot, task, issue.group_id, tries=issue.tries + 1)
 
     def drop(self, issue: Issue, reason: str) -> None:
         """Give a group up."""
@@ -143,9 +145,9 @@ class Accounts:
         for issue in list(self._open.values()):
             self.drop(issue, reason)
 
-    def _issue(self, slot: int, task: Task, replaces: str | None) -> Issue:
+    def _issue(self, slot: int, task: Task, replaces: str | None, *, tries: int) -> Issue:
         group_id = self.ledger.issue(task.task_id, slot, replaces)
         self.counts["issued"] += 1
-        issue = Issue(group_id=group_id, task=task, slot=slot)
+        issue = Issue(group_id=group_id, task=task, slot=slot, tries=tries)
         self._open[slot] = issue
         return issue

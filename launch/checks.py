@@ -12,6 +12,7 @@ from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
 from funicular.launch.distillation_checks import distillation_problems, doubtful_distillation
+from funicular.launch.generator_checks import doubtful_generators, generator_problems
 from funicular.launch.learner_checks import learner_problems, learner_warnings
 from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
@@ -36,6 +37,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *algorithm_problems(config),
         *distillation_problems(config),
         *learner_problems(config),
+        *generator_problems(config),
         *_sync(config),
         *checkpoint_problems(config),
     ]
@@ -47,6 +49,7 @@ def warn(config: Config) -> list[Problem]:
         *doubtful_algorithm(config),
         *doubtful_distillation(config),
         *_doubtful_learner(config),
+        *doubtful_generators(config),
         *learner_warnings(config),
         *doubtful_checkpoints(config),
     ]

@@ -53,6 +53,10 @@ class DataConfig:
     images_column: str | None = None
     """Column with the images of a task's prompt, one or a list: paths beside the data file, data: URIs, or bytes; null:
     prompts have images only where their messages say so."""
+    structured_output_column: str | None = None
+    """Column that binds the form of a task's completions: {json_schema: ...}, {regex: ...}, {choice: [...]} or
+    {grammar: ...} in each row, or nothing; null: every form is free. docs/generation.md says what training makes of it.
+    """
     id_column: str | None = None
     """Column with a stable task id; null: a hash of prompt, images and answer."""
     answer_pattern: str | None = None

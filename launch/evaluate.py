@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from funicular.actors.errors import GroupFailed
 from funicular.actors.types import GenerationRequest
+from funicular.launch.rollout import request_seed
 from funicular.launch.run import Run
 from funicular.rewards.types import Status, Task, Verdict
 
@@ -40,7 +41,11 @@ async def evaluate(run: Run) -> Mapping[str, float] | None:
 
 async def _judge(run: Run, task: Task, index: int) -> Verdict | None:
     request = GenerationRequest(
-        group_id=f"e{run.step}-{index}", task=task, count=1, temperature=run.config.evaluation.temperature
+        group_id=f"e{run.step}-{index}",
+        task=task,
+        count=1,
+        temperature=run.config.evaluation.temperature,
+        seed=request_seed(run, task.task_id, "evaluation", run.step),
     )
     for tries_left in reversed(range(TRIES)):
         try:

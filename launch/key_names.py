@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 
+from funicular.launch.engine_options import NO_SUCH_SAMPLING, SAMPLING_PARAMETERS
 from funicular.launch.problems import Problem
 from funicular.launch.schema_docs import keys, sections
 
@@ -349,6 +350,8 @@ def nearest_section(name: str) -> str | None:
 def unknown_key(name: str, where: str, value: str) -> Problem:
     """No such key: names the nearest one, its type and what it does. An empty value is a mapping."""
     related: tuple[str, ...] = ()
+    if name.rpartition(".")[2].lower() in SAMPLING_PARAMETERS:
+        return Problem(where=where, key=name, value=value, expected=NO_SUCH_SAMPLING, nearest="Leave it out")
     if name in keys():
         section, _, last = name.partition(".")
         hint = f"A dot is no level in a file: write {section}: {{{last}: {value}}}"

@@ -76,6 +76,9 @@ RANGES: dict[str, Range] = {
     "generator.tensor_parallel_size": _COUNT,
     "generator.max_prompt_tokens": _COUNT,
     "generator.max_completion_tokens": _COUNT,
+    "generator.min_completion_tokens": _MAYBE,
+    "generator.stop_repetition_count": _MAYBE,
+    "generator.stop_repetition_tokens": Range(at_least=1, at_most=1024, why="each new token is compared that often"),
     "generator.temperature": Range(
         above=0, why="training needs completions that differ; evaluation.temperature may be 0"
     ),

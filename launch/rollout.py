@@ -9,6 +9,7 @@ from typing import Any
 from funicular.actors.distillation_config import reward_factor
 from funicular.actors.errors import GroupFailed
 from funicular.actors.losses.presets import preset_of
+from funicular.actors.sampling import seed_of
 from funicular.actors.scorer import ScoreReport
 from funicular.actors.types import GenerationRequest, ScoredGroup, TeacherRecord
 from funicular.launch.accounts import Issue
@@ -22,6 +23,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         task=issue.task,
         count=run.config.algorithm.group_size,
         temperature=run.config.generator.temperature,
+        seed=request_seed(run, issue.task.task_id, issue.slot, issue.tries),
     )
     record, payload = await (run.given or run.generators).generate(request)
     run.accounts.generated(issue, record)
@@ -39,6 +41,11 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
     )
     run.accounts.scored(group)
     return group
+
+
+def request_seed(run: Run, *what: object) -> int | None:
+    """With `generator.request_seeds` a number that depends on the run's seed and `what` alone; else None."""
+    return seed_of(run.config.seed, *what) if run.config.generator.request_seeds else None
 
 
 async def _score(run: Run, issue: Issue, payload: Any) -> tuple[ScoreReport, TeacherRecord | None, Any]:

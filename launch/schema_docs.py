@@ -18,7 +18,7 @@ from typing import Any
 
 from funicular.launch.config import Config
 
-_NAMES = {int: "int", float: "float", bool: "bool", str: "text", list[str]: "list of text"}
+_NAMES = {int: "int", float: "float", bool: "bool", str: "text", list[str]: "list of text", list[int]: "list of int"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Key:
     name: str
     """Dotted: `algorithm.beta`."""
     base: Any
-    """int, float, bool, str, a Literal, list[str] or dict[str, …]; `| None` is taken off."""
+    """int, float, bool, str, a Literal, list[str], list[int] or dict[str, …]; `| None` is taken off."""
     optional: bool
     """Whether null is allowed."""
     default: Any

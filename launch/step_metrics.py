@@ -44,6 +44,7 @@ def step_metrics(
         "rollout/prompt_len_mean": statistics.fmean(group.generation.prompt_tokens for group in groups),
         "rollout/truncated_frac": statistics.fmean(t for group in groups for t in group.generation.truncated_G),
         "rollout/void_frac": statistics.fmean(not ok for group in groups for ok in group.valid_G),
+        **_repetition(run, groups),
         **_staleness(staleness),
         "async/policy_version": float(published.version),
         "time/generate_s": generate_s,
@@ -69,6 +70,14 @@ def waiting_metrics(waited_s: float, step_s: float) -> dict[str, float]:
         "time/step_s": step_s,
         "perf/learner_idle_frac": waited_s / step_s,
     }
+
+
+def _repetition(run: Run, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Nothing, if no completion is stopped because of it."""
+    repeated = [one for group in groups for one in group.generation.repeated_G]
+    if not run.config.generator.stop_repetition_count or not repeated:
+        return {}
+    return {"rollout/repetition_frac": statistics.fmean(repeated)}
 
 
 def _staleness(versions: Sequence[int]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from funicular.launch.config import DataConfig
 from funicular.launch.datasets import DataError, Row, column
+from funicular.launch.structured_output import structured_output
 from funicular.launch.task_images import FoundImage, is_part, listed_images, with_images
 from funicular.rewards.messages import content_text
 from funicular.rewards.types import Message, Task
@@ -70,7 +71,13 @@ class TaskMapping:
         else:
             task_id = _hash(raw_prompt, identities, raw_answer)
         named = {value for option, value in self._options.items() if option.endswith("_column")}
-        used = {config.prompt_column, config.answer_column, config.id_column, config.completion_column} - named
+        used = {
+            config.prompt_column,
+            config.answer_column,
+            config.id_column,
+            config.completion_column,
+            config.structured_output_column,
+        } - named
         used.add(config.images_column)
         columns = {name: value for name, value in row.values.items() if name not in used}
         task = Task(
@@ -79,6 +86,7 @@ class TaskMapping:
             images=tuple(found.image for found in images),
             answer=answer,
             completion=self._completion(row),
+            structured_output=self._structured_output(row),
             verifier=self._verifier,
             columns=columns,
         )
@@ -142,6 +150,16 @@ class TaskMapping:
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise DataError(f"data.completion_column={name}: {row.place} holds {value!r:.80}; expected text")
         return value
+
+    def _structured_output(self, row: Row) -> Mapping[str, Any] | None:
+        name = self._config.structured_output_column
+        if name is None:
+            return None
+        value = column(row, name, "data.structured_output_column")
+        try:
+            return structured_output(value)
+        except ValueError as error:
+            raise DataError(f"data.structured_output_column={name}: {row.place}: {error}") from None
 
     def _answer(self, raw: Any, row: Row) -> str | None:
         if raw is None:  # check_task says whether the verifier can do without

@@ -54,6 +54,9 @@ class Task:
     """Reference answer, already cut out of the dataset's column (`data.answer_pattern`)."""
     completion: str | None = None
     """A completion to learn from instead of sampled ones (`data.completion_column`); None: there is none."""
+    structured_output: Mapping[str, Any] | None = None
+    """What binds the form of completions: one of json_schema, regex, choice and grammar with its value
+    (`data.structured_output_column`); None: it is free."""
     verifier: str
     """Name of the verifier that decides correct or not (`funicular.rewards.verifiers`)."""
     columns: Mapping[str, Any] = field(default_factory=dict)

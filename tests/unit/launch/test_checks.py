@@ -141,6 +141,42 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"data__system_prompt": "Hi", "data__chat": False}, "data.system_prompt", "data.chat=true"),
         ({"data__balance_column": "prompt"}, "data.balance_column", "other than"),
         ({"generator__temperature": 0.0}, "generator.temperature", "above 0"),
+        ({"generator__min_completion_tokens": 300}, "generator.min_completion_tokens", "max_completion_tokens = 256"),
+        (
+            {"generator__min_completion_tokens": 3, "algorithm__importance_correction": "sequence_mask"},
+            "generator.min_completion_tokens",
+            "expected importance_correction token_truncate or token_mask",
+        ),
+        (
+            {"data__structured_output_column": "form", "algorithm__loss": "scalerl"},
+            "data.structured_output_column",
+            "old_logprobs=learner",
+        ),
+        ({"generator__stop": ["</a>", ""]}, "generator.stop", "end every completion at once"),
+        ({"generator__stop_token_ids": [2, -1]}, "generator.stop_token_ids", "at least 0"),
+        ({"generator__stop_repetition_count": 1}, "generator.stop_repetition_count", "at least 2"),
+        ({"generator__stop_repetition_tokens": 0}, "generator.stop_repetition_tokens", "at least 1"),
+        ({"generator__engine_options": {"top_p": 0.9}}, "generator.engine_options.top_p", "could not reproduce them"),
+        (
+            {"generator__engine_options": {"logprobs_mode": "raw_logprobs"}},
+            "generator.engine_options.logprobs_mode",
+            "another distribution",
+        ),
+        (
+            {"generator__engine_options": {"quantization": "fp8"}},
+            "generator.engine_options.quantization",
+            "refuse every version",
+        ),
+        (
+            {"generator__engine_options": {"max_num_seqs": 8}},
+            "generator.engine_options.max_num_seqs",
+            "Set generator.max_sequences",
+        ),
+        (
+            {"generator__engine_options": {"enable_prefix_cache": True}},
+            "generator.engine_options.enable_prefix_cache",
+            "Did you mean enable_prefix_caching?",
+        ),
         ({"generator__gpu_memory_fraction": 1.5}, "generator.gpu_memory_fraction", "at most 1"),
         ({"learner__zero_stage": 4}, "learner.zero_stage", "at most 3"),
         (
@@ -346,6 +382,8 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
         ({"algorithm__loss": "gspo", "algorithm__aggregation": "token"}, "algorithm.aggregation"),
         ({"learner__micro_batch_tokens": 700}, "learner.micro_batch_tokens"),
         ({"max_staleness": 1, "algorithm__importance_cap": None}, "algorithm.importance_cap"),
+        ({"generator__count": 9}, "generator.count"),
+        ({"generator__engine_options": {"kv_cache_dtype": "fp8"}}, "generator.engine_options"),
         ({"learner__momentum": 0.9}, "learner.momentum"),
         (
             {"learner__offload_activations": True, "learner__gradient_checkpointing": True},
@@ -365,6 +403,11 @@ def test_what_is_probably_not_meant_is_a_warning_only(tmp_path: Path, values: di
     config = changed(**values)
     assert check(config, tmp_path) == []
     assert [warning.key for warning in warn(config)] == [key]
+
+
+def test_engine_options_that_falsify_nothing_are_passed_on(tmp_path: Path) -> None:
+    options = {"enable_prefix_caching": False, "speculative_config": {"method": "ngram"}, "cpu_offload_gb": 4}
+    assert problems(tmp_path, generator__engine_options=options) == {}
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

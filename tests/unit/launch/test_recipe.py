@@ -204,6 +204,11 @@ def test_a_misspelt_section_is_one_problem() -> None:
     assert message("learnr:\n  a: 1\n  b: 2\n").endswith("Did you mean the section learner?")
 
 
+@pytest.mark.parametrize("key", ["generator.top_p", "rollout.top_k", "sampling_params.repetition_penalty"])
+def test_what_would_hide_the_sampled_distribution_is_answered_with_the_reason(key: str) -> None:
+    assert "the learner could not reproduce them" in message("", f"{key}=0.9")
+
+
 def test_keys_of_an_unknown_section_are_answered_one_by_one() -> None:
     found = messages("trainer:\n  total_epochs: 3\n  output_dir: x\n")
     assert [text.split(": ")[0] for text in found] == ["own.yaml:2", "own.yaml:3"]

@@ -6,7 +6,7 @@ that began it: when slot s is admitted, every batch up to (s - capacity) has its
 
     who                waits for                          is woken by
     admit(slot)        slot < released + capacity         release
-    take(first, n)     slots first .. first+n-1 filled    fill
+    take(first, n)     all slots below first+n filled     fill
 
 Every call names its slots and may be repeated, so a caller that lost the actor makes a new one, fills in what it
 still holds, and asks again.
@@ -36,6 +36,8 @@ class SlotBuffer:
         self.capacity = capacity
         self.released = released
         self._filled: dict[int, Filling] = {}
+        self._head = released
+        """Oldest slot that is not filled; kept, because looking for it at every fill would take a batch's square."""
         self._changed = asyncio.Condition()
 
     async def admit(self, slot: int) -> None:
@@ -55,19 +57,23 @@ class SlotBuffer:
                 raise ValueError(f"slot {filling.slot} filled before it was admitted (next limit {limit})")
             if filling.slot >= self.released:
                 self._filled[filling.slot] = filling
+                self._find_head(self._head)
                 self._changed.notify_all()
 
     async def take(self, first: int, count: int) -> tuple[Filling, ...]:
-        """Return the contents of slots first .. first+count-1, once all are filled. They stay until released."""
-        slots = range(first, first + count)
+        """Return the contents of slots first .. first+count-1, once these and all before are filled.
+
+        They stay until released.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: all(slot in self._filled for slot in slots))
-            return tuple(self._filled[slot] for slot in slots)
+            await self._changed.wait_for(lambda: self._head >= first + count)
+            return tuple(self._filled[slot] for slot in range(first, first + count))
 
     async def empty(self, slot: int) -> None:
         """Forget a slot's content, to be filled again: its payload was lost."""
         async with self._changed:
-            self._filled.pop(slot, None)
+            if self._filled.pop(slot, None) is not None:
+                self._find_head(min(self._head, slot))
 
     async def release(self, upto: int) -> None:
         """Release every slot below `upto`: the weights that they made are committed."""
@@ -75,12 +81,13 @@ class SlotBuffer:
             self.released = max(self.released, upto)
             for slot in [slot for slot in self._filled if slot < self.released]:
                 del self._filled[slot]
+            self._find_head(max(self._head, self.released))
             self._changed.notify_all()
 
-    async def waiting_slots(self) -> list[int]:
-        """Admitted slots not filled yet, oldest first: the first one is the head of the line."""
-        limit = self.released + self.capacity
-        return [slot for slot in range(self.released, limit) if slot not in self._filled]
+    def _find_head(self, start: int) -> None:
+        self._head = start
+        while self._head in self._filled:
+            self._head += 1
 
 
 def buffer_actor(capacity: int, released: int) -> Any:

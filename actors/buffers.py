@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -35,6 +37,8 @@ class RolloutBuffer:
         self.released = released
         self._next_slot = released
         self._held: dict[int, Filling] = {}
+        self._filled_at: dict[int, float] = {}
+        self._taken: dict[str, float] = {}
         self._closed = False
         self._budget = budget
         self._deadline_s = deadline_s
@@ -52,24 +56,35 @@ class RolloutBuffer:
     async def fill(self, filling: Filling) -> None:
         """Put a group, or word of its failure, into its slot."""
         self._held[filling.slot] = filling
+        self._filled_at[filling.slot] = time.monotonic()
         await self._put(filling)
 
     async def take(self) -> tuple[Filling, ...]:
         """The next training batch: `groups_per_step` fillings in slot order. They stay held until released."""
         first = self.released
         await self._ask(lambda actor: actor.take.remote(first, self.groups_per_step), deadline_s=None)
-        return tuple(self._held[slot] for slot in range(first, first + self.groups_per_step))
+        slots = range(first, first + self.groups_per_step)
+        whole_at = max(self._filled_at[slot] for slot in slots)
+        self._taken = {
+            "async/head_wait_s": statistics.fmean(whole_at - self._filled_at[slot] for slot in slots),
+            "async/filled_ahead": float(sum(slot >= slots.stop for slot in self._held)),
+        }
+        return tuple(self._held[slot] for slot in slots)
+
+    def metrics(self) -> dict[str, float]:
+        """How long slots of the batch taken last waited for its slowest, and how many lay filled behind it."""
+        return self._taken
 
     async def empty(self, slot: int) -> None:
         """Forget a slot's content, to be filled again."""
-        del self._held[slot]
+        del self._held[slot], self._filled_at[slot]
         await self._ask(lambda actor: actor.empty.remote(slot), deadline_s=self._deadline_s)
 
     async def release(self) -> None:
         """Release the batch that was taken last: the weights that it made are committed."""
         self.released += self.groups_per_step
         for slot in [slot for slot in self._held if slot < self.released]:
-            del self._held[slot]
+            del self._held[slot], self._filled_at[slot]
         upto = self.released
         await self._ask(lambda actor: actor.release.remote(upto), deadline_s=self._deadline_s)
 

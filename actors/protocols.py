@@ -74,6 +74,9 @@ class Buffering(Protocol):
     def close(self) -> None:
         """Let go of everything held; nothing may be asked after this."""
 
+    def metrics(self) -> dict[str, float]:
+        """Of the batch taken last."""
+
     def waiting_slots(self) -> list[int]:
         """Reserved slots not filled yet, oldest first."""
 

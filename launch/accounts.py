@@ -5,6 +5,7 @@ An `Issue` is one try at a slot. A slot's tries follow each other under new grou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,8 @@ class Accounts:
         self.ledger = ledger
         self.counts = {"issued": 0, "dropped": 0, "empty": 0, "trained": 0}
         """Over this process."""
+        self.drop_reasons: Counter[str] = Counter()
+        """Over this process too."""
         self._tasks = tasks
         self._by_id = by_id
         self._open: dict[int, Issue] = {}
@@ -89,6 +92,7 @@ class Accounts:
         """Give a group up."""
         self.ledger.append("dropped", group=issue.group_id, reason=reason)
         self.counts["dropped"] += 1
+        self.drop_reasons[reason] += 1
         del self._open[issue.slot]
 
     def generated(self, issue: Issue, record: GenerationRecord) -> None:

@@ -125,7 +125,7 @@ async def learn(run: Run) -> str:
         run.accounts.ledger.append("published", version=version, step=run.step)
         await run.buffer.release()
         metrics = step_metrics(run, groups, result, published, trained_from)
-        metrics |= await parts_metrics(run)
+        metrics |= run.buffer.metrics() | await parts_metrics(run)
         run.tracker.log(run.step, metrics | waiting_metrics(waited, time.monotonic() - began))
         run.tracker.completions(run.step, await completion_rows(run, groups))
         if run.config.evaluation.every and run.step % run.config.evaluation.every == 0:

@@ -33,6 +33,7 @@ def step_metrics(
     busy_s = generate_s + result.seconds + published.seconds
     teacher_s = [group.teaching.seconds for group in groups if group.teaching]
     counts = {f"groups/{name}": float(count) for name, count in run.accounts.counts.items()}
+    counts |= {f"groups/dropped/{reason}": float(count) for reason, count in run.accounts.drop_reasons.items()}
     return {
         **_reward_metrics(groups),
         **run.hack_signals.observe(groups, run.tracker.event),

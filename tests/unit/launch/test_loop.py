@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from funicular.actors.errors import GroupFailed, LearnerLost, PayloadsLost, RunStopped
 from funicular.launch.ledger import audit, read_events
 from funicular.launch.loop import train
+from funicular.launch.task_order import TaskIterator
 from tests.fake_store import faulty_store
 from tests.fakes import FakeTeachers, fake_run
 
@@ -90,6 +91,26 @@ async def test_dynamic_sampling_replaces_the_task_in_its_slot(tmp_path: Path) ->
     trained = [task_id for _, ids in run.learners.trained for task_id in ids]
     assert len(trained) == 8
     assert all(int(task_id[1:]) % 2 == 0 for task_id in trained)
+    _, last = run.tracker.lines[-1]
+    assert last["groups/dropped/zero_variance"] == last["groups/dropped"] > 0
+
+
+async def test_what_waits_behind_a_slow_head_is_measured(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, max_steps=2, max_staleness=1)
+    generate, slow = run.generators.generate, run.accounts._tasks._tasks[0].task_id
+
+    async def hold_one_task_back(request):
+        while request.task.task_id == slow and len(run.buffer._held) < 3:
+            await asyncio.sleep(0.001)
+        return await generate(request)
+
+    run.generators.generate = hold_one_task_back
+    order = TaskIterator(run.accounts._tasks._tasks, 0)
+    run.accounts._tasks.position = next(i for i in range(64) if order.next().task_id == slow)  # it comes first
+    await train(run)
+    _, first = run.tracker.lines[0]
+    assert first["async/filled_ahead"] == 2
+    assert first["async/head_wait_s"] > 0
 
 
 async def test_a_teacher_scores_every_group_beside_the_scorer(tmp_path: Path) -> None:

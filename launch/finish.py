@@ -35,6 +35,7 @@ async def finish(run: Run, folder: RunFolder) -> None:
     shutil.rmtree(folder.model, ignore_errors=True)
     scratch.rename(folder.model)
     run.accounts.ledger.append("finished", step=run.step, reason="max_steps")
+    await run.accounts.ledger.durable()
     if run.last_evaluation:
         await run.checkpoints.measured(run.step, run.last_evaluation)
     await run.checkpoints.settle()

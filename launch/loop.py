@@ -84,6 +84,7 @@ async def fill(run: Run, issue: Issue) -> None:
             else:
                 run.accounts.drop(issue, failure.reason)
                 run.accounts.counts["empty"] += 1
+                await run.accounts.ledger.durable()
                 await run.buffer.fill(EmptySlot(slot=issue.slot, reason=failure.reason))
         else:
             await run.buffer.fill(group)
@@ -94,6 +95,7 @@ async def learn(run: Run) -> str:
     """Take a batch, make a policy version of it, hand the version to the generators; then again."""
     if run.step == 0 and run.first_evaluation is None:
         run.first_evaluation = await evaluate(run)
+    ledger = run.accounts.ledger
     empty_batches = lost_payloads = 0
     while run.step < run.config.max_steps:
         began = time.monotonic()
@@ -118,11 +120,13 @@ async def learn(run: Run) -> str:
             continue
         empty_batches = lost_payloads = 0
         trained_from = run.weights.version
-        version = run.accounts.ledger.take_version()
-        run.accounts.trained(run.step + 1, version, groups)  # on disk before anyone sees the new weights
+        version = ledger.take_version()
+        run.accounts.trained(run.step + 1, version, groups)
+        await ledger.durable()  # before anyone sees the new weights
         run.step += 1
         published = await run.weights.publish(version)
-        run.accounts.ledger.append("published", version=version, step=run.step)
+        ledger.append("published", version=version, step=run.step)
+        await ledger.durable()
         await run.buffer.release()
         metrics = step_metrics(run, groups, result, published, trained_from)
         metrics |= run.buffer.metrics() | await parts_metrics(run)

@@ -33,10 +33,13 @@ async def begin_attempt(run: Run) -> None:
         await run.checkpoints.forget_after(run.step)  # before the ledger says so: else a kill leaves void checkpoints
         name = snapshot.path.name if snapshot else None
         run.accounts.go_back(position, run.step, name, asked_for=bool(snapshot and snapshot.asked_for))
+        await ledger.durable()
         run.tracker.begin_attempt(attempt, run.step)
     run.new_buffer(position.released)
     version = ledger.take_version()
     ledger.append("publishing", version=version, step=run.step)
+    await ledger.durable()
     await run.weights.publish(version)
     ledger.append("published", version=version, step=run.step)
+    await ledger.durable()
     run.checkpoints.catch_up()

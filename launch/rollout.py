@@ -25,6 +25,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         temperature=run.config.generator.temperature,
         seed=request_seed(run, issue.task.task_id, issue.slot, issue.tries),
     )
+    await run.accounts.ledger.durable()
     record, payload = await (run.given or run.generators).generate(request)
     run.accounts.generated(issue, record)
     report, teaching, teacher_payload = await _score(run, issue, payload)
@@ -40,6 +41,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         teacher_payload=teacher_payload,
     )
     run.accounts.scored(group)
+    await run.accounts.ledger.durable()
     return group
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,10 @@ def write(path: Path, events: Iterable[dict[str, Any]]) -> None:
     for event in events:
         ledger.append(**event)
     ledger.close()
+
+
+def disk_full(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def issued(*groups: str) -> list[dict[str, Any]]:
@@ -50,6 +57,56 @@ def test_a_torn_last_line_is_cut_on_opening(path: Path, torn: str) -> None:
     ledger.append("dropped", group="g1", reason="void")
     ledger.close()
     assert [event["event"] for event in read_events(path)] == ["issued", "dropped"]
+
+
+def test_a_page_that_was_never_written_takes_what_stands_behind_it(path: Path) -> None:
+    """A power cut may leave a file's length, and of its newest pages the later but not the earlier one."""
+    write(path, issued("g1"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"event":"dro' + bytes(4096) + b'oup":"g1"}\n{"event":"finished"}\n')
+    Ledger(path).close()
+    assert path.read_bytes() == whole
+
+
+async def test_all_who_wait_at_the_same_time_share_an_fsync_that_covers_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        time.sleep(0.02)
+        syncs.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger = Ledger(path)
+
+    async def announce(number: int) -> None:
+        await asyncio.sleep(number * 0.0001)
+        ledger.append("issued", group=f"g{number}")
+        end = path.stat().st_size
+        await ledger.durable()
+        assert max(syncs) >= end
+        assert ledger.on_disk >= end
+
+    await asyncio.gather(*(announce(number) for number in range(100)))
+    assert len(syncs) < 10
+    before = len(syncs)
+    await ledger.durable()
+    assert len(syncs) == before, "there is nothing new"
+
+
+async def test_after_a_failed_fsync_nothing_counts_as_being_on_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(path)
+    ledger.append("attempt", attempt=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", disk_full)
+        with pytest.raises(OSError, match="No space left"):
+            await ledger.durable()
+    with pytest.raises(OSError, match="No space left"):  # although the disk works again
+        await ledger.durable()
+    assert ledger.on_disk == 0
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
@@ -211,12 +212,18 @@ async def test_stop_saves_and_the_resumed_run_trains_what_an_uninterrupted_one_d
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kill_after=st.integers(min_value=0, max_value=120), staleness=st.integers(0, 2), every=st.sampled_from([0, 1, 3])
+    kill_after=st.integers(min_value=0, max_value=120),
+    staleness=st.integers(0, 2),
+    every=st.sampled_from([0, 1, 3]),
+    power_cut=st.booleans(),
 )
 def test_killed_after_any_event_the_run_resumes_and_accounts_for_every_group(
-    tmp_path_factory: pytest.TempPathFactory, kill_after: int, staleness: int, every: int
+    tmp_path_factory: pytest.TempPathFactory, kill_after: int, staleness: int, every: int, power_cut: bool
 ) -> None:
-    """The kill is a BaseException out of the ledger after its n-th event: nothing may clean up behind it."""
+    """The kill is a BaseException out of the ledger after its n-th event: nothing may clean up behind it.
+
+    A power cut takes besides what was not brought to disk.
+    """
     folder = tmp_path_factory.mktemp("killed")
     calm = fake_run(folder / "calm", max_steps=6, max_staleness=staleness)
     asyncio.run(train(calm))
@@ -241,12 +248,31 @@ def test_killed_after_any_event_the_run_resumes_and_accounts_for_every_group(
     except BaseException as error:
         if not isinstance(error, (Killed, BaseExceptionGroup)):
             raise
+    if power_cut:
+        os.truncate(run.accounts.ledger.path, run.accounts.ledger.on_disk)
     asyncio.run(run.checkpoints.settle())  # its thread outlives this kill; test_checkpoint_crashes.py kills that too
     resumed = fake_run(folder / "run", max_steps=6, max_staleness=staleness, checkpoint_every=every)
     asyncio.run(train(resumed))
     account = audit(folder / "run" / "ledger.jsonl")
     assert account.problems == []
     assert [list(ids) for _, ids in sorted(account.trained_tasks.items())] == [ids for _, ids in calm.learners.trained]
+    assert set(run.weights.published).isdisjoint(resumed.weights.published), "a version was used twice"
+    asked, again = ({request.group_id for request in r.generators.requests} for r in (run, resumed))
+    assert asked.isdisjoint(again), "a group id was used twice"
+
+
+async def test_a_checkpoint_never_knows_more_than_the_ledger_on_disk(tmp_path: Path) -> None:
+    """Else it could not be resumed from after a power cut: its copy of the ledger would be another history."""
+    run = fake_run(tmp_path, max_steps=6, max_staleness=2, checkpoint_every=1)
+    save, lacking = run.checkpoints.save, []
+
+    async def watched_save(*arguments, ledger, **options):
+        lacking.append(ledger.stat().st_size - run.accounts.ledger.on_disk)
+        await save(*arguments, ledger=ledger, **options)
+
+    run.checkpoints.save = watched_save
+    await train(run)
+    assert lacking == [0] * 6
 
 
 async def test_a_checkpoint_that_cannot_be_completed_stops_the_run_at_the_next_step(

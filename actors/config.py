@@ -19,6 +19,8 @@ class GeneratorConfig:
     """Workers that share one engine's weights. On CPU they are processes of the same node."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the engine's weights and arithmetic, and of weights on the wire."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """Type of the output head's products; auto: dtype. float32 belongs with learner.head_dtype=float32."""
     max_prompt_tokens: int = 512
     """A task whose rendered prompt is longer is dropped with a reason."""
     max_completion_tokens: int = 256

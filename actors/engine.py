@@ -40,6 +40,7 @@ def start_engine(
     arguments = AsyncEngineArgs(
         model=model_folder,
         dtype=config.dtype,
+        hf_overrides={} if config.head_dtype == "auto" else {"head_dtype": config.head_dtype},
         seed=seed,
         tensor_parallel_size=config.tensor_parallel_size,
         max_model_len=max(config.max_prompt_tokens + config.max_completion_tokens, sync.canary_tokens + 1),

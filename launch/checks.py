@@ -97,10 +97,14 @@ def _doubtful_learner(config: Config) -> Iterator[Problem]:
         expected = f"the learner computes in {learner.compute_dtype}, so log-probabilities differ more"
         nearest = f"Set generator.dtype={learner.compute_dtype}, or keep algorithm.importance_cap"
         yield problem_at(config, "generator.dtype", expected, nearest, "learner.compute_dtype")
-    if learner.head_dtype == "float32" and generator.dtype != "float32":
-        expected = f"the generator multiplies its output head in {generator.dtype}, so log-probabilities differ more"
-        nearest = "ScaleRL has float32 heads on both sides; the generator has none of its own yet"
-        yield problem_at(config, "learner.head_dtype", expected, nearest, "generator.dtype")
+    heads = {
+        "generator.head_dtype": generator.dtype if generator.head_dtype == "auto" else generator.head_dtype,
+        "learner.head_dtype": learner.compute_dtype if learner.head_dtype == "auto" else learner.head_dtype,
+    }
+    if "float32" in (generator.head_dtype, learner.head_dtype) and len(set(heads.values())) > 1:
+        coarse = next(key for key, dtype in heads.items() if dtype != "float32")
+        expected = f"one side multiplies its output head in float32, {coarse.split('.')[0]} in bfloat16"
+        yield problem_at(config, coarse, expected, f"Set {coarse}=float32", *(heads.keys() - {coarse}))
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     if learner.micro_batch_tokens * learner.sequence_parallel < longest:
         expected = f"one row may have {longest} tokens (max_prompt_tokens + max_completion_tokens)"

@@ -376,6 +376,14 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
                 "learner__compute_dtype": "bfloat16",
                 "learner__head_dtype": "float32",
             },
+            "generator.head_dtype",
+        ),
+        (
+            {
+                "generator__dtype": "bfloat16",
+                "learner__compute_dtype": "bfloat16",
+                "generator__head_dtype": "float32",
+            },
             "learner.head_dtype",
         ),
         ({"algorithm__loss": "gspo", "algorithm__epsilon_high": 0.2}, "algorithm.epsilon_high"),

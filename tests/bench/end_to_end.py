@@ -3,9 +3,10 @@
     python tests/bench/end_to_end.py --trl FOLDER
     python tests/bench/end_to_end.py --trl FOLDER --dtype bfloat16 --max-staleness 0 1
 
-`--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL generates with
-transformers, its way without a second engine. Both sample at temperature 1, train every group, and end the first step before what is
-timed. Memory is the proportional set size of all the variant's processes together, read once a second.
+`--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL's
+trainer generates with transformers,
+its way without a second engine. Both sample at temperature 1 and train every group; the first step is not timed. Memory
+is the proportional set size of all the variant's processes together, read once a second.
 """
 
 from __future__ import annotations

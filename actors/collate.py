@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from funicular.actors.attention import packed_positions
+from funicular.actors.layout import Layout
 from funicular.actors.losses.segments import Segments
 from funicular.actors.packing import MicroBatch
 from funicular.actors.types import GroupPayload, TeacherPayload
+
+Tree = tuple[np.ndarray, list[np.ndarray]]
+"""Ids of a prompt, and of the completions that share it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +28,12 @@ class Batch:
     """(B, L), 0 on padding; None for packed rows."""
     position_ids: torch.Tensor
     """As input_ids; from 0 in each row."""
-    row_lengths: tuple[int, ...] | None
-    """Tokens of each packed row; None for padded rows."""
-    selection: torch.Tensor
-    """(N,) positions of the trained tokens in the flattened input_ids."""
+    layout: Layout | None
+    """Of packed rows; None for padded rows."""
+    predictors: torch.Tensor
+    """(N,) position in the flattened input_ids of the token before each trained one."""
+    labels: torch.Tensor
+    """(N,) ids of the trained tokens."""
     advantages: torch.Tensor
     """(N,) float32."""
     token_weights: torch.Tensor
@@ -60,38 +65,36 @@ def collate(
     Args:
         teacher_payloads: by group id; None: no teacher scored the groups.
     """
-    if not micro.rows:
+    if not micro.trees:
         return token_batch([0, 0], device, packed=packed)
-    ids, generator_logprobs, teacher_logprobs = [], [], []
-    for row in micro.rows:
+    rows = micro.rows
+    labels, generator_logprobs, teacher_logprobs = [], [], []
+    for row in rows:
         payload = payloads[row.group_id]
         part = payload.completion(row.completion)
-        ids.append(np.concatenate([payload.prompt_ids, payload.token_ids[part]]).astype(np.int64))
+        labels.append(payload.token_ids[part].astype(np.int64))
         if payload.generator_logprobs is not None:
             generator_logprobs.append(payload.generator_logprobs[part])
         if teacher_payloads is not None:
             teacher_logprobs.append(teacher_payloads[row.group_id].logprobs[part])
-    lengths = [row.length for row in micro.rows]
-    tokens = np.array([row.completion_tokens for row in micro.rows])
-    width = max(lengths)
-    starts = np.cumsum([0, *lengths[:-1]]) if packed else width * np.arange(len(lengths))
-    selection = [
-        np.arange(start + row.prompt_tokens, start + row.length) for start, row in zip(starts, micro.rows, strict=True)
-    ]
+    tokens = np.array([row.completion_tokens for row in rows])
+    prompts = [payloads[tree[0].group_id].prompt_ids.astype(np.int64) for tree in micro.trees]
+    completions = iter(labels)
+    trees = [(prompt, [next(completions) for _ in tree]) for prompt, tree in zip(prompts, micro.trees, strict=True)]
 
     def floats(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(device)
 
     return Batch(
-        **_layout(ids, device, packed=packed),
-        selection=torch.from_numpy(np.concatenate(selection)).to(device),
-        advantages=floats(np.repeat([row.advantage for row in micro.rows], tokens)),
-        token_weights=floats(np.repeat([row.token_weight for row in micro.rows], tokens)),
+        **(_packed(trees, device) if packed else _padded(trees, device)),
+        labels=torch.from_numpy(np.concatenate(labels)).to(device),
+        advantages=floats(np.repeat([row.advantage for row in rows], tokens)),
+        token_weights=floats(np.repeat([row.token_weight for row in rows], tokens)),
         generator_logprobs=floats(np.concatenate(generator_logprobs)) if generator_logprobs else None,
         teacher_logprobs=floats(np.concatenate(teacher_logprobs)) if teacher_logprobs else None,
         segments=Segments.of_lengths(torch.from_numpy(tokens).to(device)),
-        kl_weight=micro.rows[0].kl_weight,
-        rows=tuple((row.group_id, row.completion) for row in micro.rows),
+        kl_weight=rows[0].kl_weight,
+        rows=tuple((row.group_id, row.completion) for row in rows),
         is_empty=False,
     )
 
@@ -99,9 +102,11 @@ def collate(
 def token_batch(token_ids: list[int], device: torch.device, *, packed: bool = False) -> Batch:
     """One row, all of whose tokens but the first are scored; for the canary."""
     zeros = torch.zeros(len(token_ids) - 1, device=device)
+    ids = np.array(token_ids, dtype=np.int64)
+    trees = [(ids[:1], [ids[1:]])]
     return Batch(
-        **_layout([np.array(token_ids, dtype=np.int64)], device, packed=packed),
-        selection=torch.arange(1, len(token_ids), device=device),
+        **(_packed(trees, device) if packed else _padded(trees, device)),
+        labels=torch.from_numpy(ids[1:]).to(device),
         advantages=zeros,
         token_weights=zeros,
         generator_logprobs=zeros,
@@ -113,24 +118,48 @@ def token_batch(token_ids: list[int], device: torch.device, *, packed: bool = Fa
     )
 
 
-def _layout(ids: list[np.ndarray], device: torch.device, *, packed: bool) -> dict[str, Any]:
-    lengths = [len(row) for row in ids]
-    if packed:
-        return {
-            "input_ids": torch.from_numpy(np.concatenate(ids))[None].to(device),
-            "attention_mask": None,
-            "position_ids": packed_positions(lengths, device),
-            "row_lengths": tuple(lengths),
-        }
-    width = max(lengths)
-    input_ids = np.zeros((len(ids), width), dtype=np.int64)
+def _packed(trees: Sequence[Tree], device: torch.device) -> dict[str, Any]:
+    """Each prompt, then its completions. A completion alone with its prompt goes on from it in the same span."""
+    ids: list[np.ndarray] = []
+    lengths: list[int] = []
+    parents: list[int | None] = []
+    predictors: list[np.ndarray] = []
+    end = 0
+    for prompt, completions in trees:
+        ids += [prompt, *completions]
+        root = len(lengths)
+        alone = len(completions) == 1
+        lengths += [len(prompt) + len(completions[0])] if alone else [len(prompt), *map(len, completions)]
+        parents += [None] if alone else [None, *(root for _ in completions)]
+        end += len(prompt)
+        last_of_prompt = end - 1
+        for completion in completions:
+            predictors += [np.array([last_of_prompt]), np.arange(end, end + len(completion) - 1)]
+            end += len(completion)
+    layout = Layout(lengths=tuple(lengths), parents=tuple(parents))
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(ids))[None].to(device),
+        "attention_mask": None,
+        "position_ids": layout.positions(device),
+        "layout": layout,
+        "predictors": torch.from_numpy(np.concatenate(predictors)).to(device),
+    }
+
+
+def _padded(trees: Sequence[Tree], device: torch.device) -> dict[str, Any]:
+    rows = [(len(prompt), np.concatenate([prompt, completion])) for prompt, (completion,) in trees]
+    width = max(len(row) for _, row in rows)
+    input_ids = np.zeros((len(rows), width), dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
-    for index, row in enumerate(ids):
+    predictors = []
+    for index, (prompt_tokens, row) in enumerate(rows):
         input_ids[index, : len(row)] = row
         attention_mask[index, : len(row)] = 1
+        predictors.append(index * width + np.arange(prompt_tokens - 1, len(row) - 1))
     return {
         "input_ids": torch.from_numpy(input_ids).to(device),
         "attention_mask": torch.from_numpy(attention_mask).to(device),
-        "position_ids": torch.arange(width, device=device).expand(len(ids), width),
-        "row_lengths": None,
+        "position_ids": torch.arange(width, device=device).expand(len(rows), width),
+        "layout": None,
+        "predictors": torch.from_numpy(np.concatenate(predictors)).to(device),
     }

@@ -240,6 +240,9 @@ class LearnerConfig:
     over passes."""
     packing: bool = True
     """Rows lie one after the other in a pass, without padding. A model that cannot is trained on padded rows."""
+    share_prefix: Literal["auto", "on", "off"] = "auto"
+    """A pass computes a group's prompt once for all completions of the group that are in it; auto: of groups for which
+    that saves a tenth of the tokens. Needs packing. A model that cannot is trained on rows with a prompt each."""
     sequence_parallel: int = 1
     """Ranks that share the tokens of each pass, for rows too long for one (Ulysses, arXiv 2309.14509). It divides ranks
     and the model's attention heads; a pass has micro_batch_tokens for each of them."""

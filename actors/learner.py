@@ -87,6 +87,7 @@ class LearnerRank:
         self._engine: Any = None
         self._special_tokens: list[int] = []
         self._packed = False
+        self._shares_prompts = False
         self._sequence_group: SequenceGroup | None = None
 
     def rendezvous(self) -> tuple[str, int]:
@@ -120,7 +121,7 @@ class LearnerRank:
                 self._sequence_group,
             )
         policy = self._load_policy()
-        self._packed = policy.packed
+        self._packed, self._shares_prompts = policy.packed, policy.shares_prompts
         if config.lora_rank:
             refreshed = needs_reference(self._algorithm) and self._algorithm.reference_refresh_steps > 0
             self._lora = lora.add_adapters(policy.causal_lm, config, self._seed, with_reference=refreshed)
@@ -140,6 +141,7 @@ class LearnerRank:
             "parameters": parameters,
             "trained_parameters": trained,
             "packed": self._packed,
+            "shares_prompts": self._shares_prompts,
             "seconds": time.monotonic() - began,
         }
 
@@ -288,6 +290,8 @@ class LearnerRank:
             compute_dtype=compute_dtype,
             head_dtype=self._config.head_dtype,
             packing=self._config.packing and (self._teacher is None or self._teacher.packed),
+            share_prompts=self._config.share_prefix != "off"
+            and (self._teacher is None or self._teacher.shares_prompts),
             offload_activations=self._config.offload_activations,
             sequence_group=self._sequence_group,
         )

@@ -84,6 +84,7 @@ class LearnerGroup:
         self._teacher_folder = teacher_folder
         self._actors: list[Any] = []
         self._packed = False
+        self._shares_prompts = False
 
     async def start(self) -> None:
         """Start all ranks with the initial model.
@@ -96,7 +97,8 @@ class LearnerGroup:
         deadline = self._config.start_deadline_s
         address = await self._one(self._actors[0].rendezvous.remote(), "rank 0 to find a port", deadline)
         for info in await self._all("the ranks to start", deadline, "start", *address):
-            self._packed = info["packed"]  # the same on every rank, which all have the same model
+            # The same on every rank, which all have the same model.
+            self._packed, self._shares_prompts = info["packed"], info["shares_prompts"]
             log.info("learner rank %(rank)s on %(device)s: started in %(seconds).0f s", info)
             if self._use_gpu and not info["device"].startswith("cuda"):
                 raise ValueError(
@@ -119,7 +121,7 @@ class LearnerGroup:
         """
         began = time.monotonic()
         if kl_in_reward(self._algorithm):
-            scoring = plan_scoring(groups, *self._cut, packed=self._packed, distillation=self._distillation)
+            scoring = plan_scoring(groups, *self._cut, **self._passes, distillation=self._distillation)
             scoring = scoring.shared(self._config.sequence_parallel)
             await self._fetch(scoring, groups)
             plan = self._plan(groups, await self._kl(scoring, step))
@@ -219,9 +221,17 @@ class LearnerGroup:
         ranks, tokens = config.ranks // share, config.micro_batch_tokens * share
         return self._algorithm, ranks, tokens, self._max_completion_tokens
 
+    @property
+    def _passes(self) -> dict[str, Any]:
+        """How rows stand in passes."""
+        return {
+            "packed": self._packed,
+            "share_prompts": self._config.share_prefix if self._shares_prompts else "off",
+        }
+
     def _plan(self, groups: Sequence[ScoredGroup], kl: KlScores | None) -> StepPlan:
         plan = plan_step(
-            groups, *self._cut, packed=self._packed, rewards=self._rewards, distillation=self._distillation, kl=kl
+            groups, *self._cut, **self._passes, rewards=self._rewards, distillation=self._distillation, kl=kl
         )
         return plan.shared(self._config.sequence_parallel)
 

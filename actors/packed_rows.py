@@ -1,4 +1,4 @@
-"""Whether a model's decoder can run over packed rows, found by trying."""
+"""Whether a model's decoder can run over packed rows, and over rows that share their prompts, found by trying."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from funicular.actors.attention import (
     FLASH_ATTENTION,
     ROWS_ATTENTION,
     attention_arguments,
-    packed_positions,
     rows_attention,
 )
+from funicular.actors.layout import Layout
 from funicular.actors.sequence import exchange_around
 
 log = logging.getLogger(__name__)
 
 _PROBE_LENGTHS = (5, 3, 4)
+_PROBE_TREE = Layout(lengths=(5, 3, 4, 1, 3), parents=(None, 0, 0, 0, None))
+_PROBE_ROWS = Layout.of_rows((8, 9, 6, 3))
+"""The same rows, each with a prompt of its own."""
+_PROBE_TOKENS = (range(0, 8), (*range(0, 5), *range(8, 12)), (*range(0, 5), 12), range(13, 16))
+"""Where in the tree each of their tokens stands."""
 _TOLERANCE = 1e-4
 _COARSE_TOLERANCE = 5e-2
 """In bfloat16."""
@@ -85,17 +90,71 @@ def _difference(causal_lm: Any, implementation: str) -> str | None:
     total = sum(_PROBE_LENGTHS)
     ids = (torch.arange(total, device=device) % causal_lm.config.vocab_size)[None]
     alone = [
-        decoder(input_ids=row, position_ids=packed_positions([row.shape[1]], device), use_cache=False).last_hidden_state
+        decoder(
+            input_ids=row, position_ids=torch.arange(row.shape[1], device=device)[None], use_cache=False
+        ).last_hidden_state
         for row in ids.split(_PROBE_LENGTHS, 1)
     ]
     causal_lm.set_attn_implementation(implementation)
+    layout = Layout.of_rows(_PROBE_LENGTHS)
     packed = decoder(
         input_ids=ids,
-        position_ids=packed_positions(_PROBE_LENGTHS, device),
+        position_ids=layout.positions(device),
         use_cache=False,
-        **attention_arguments(implementation, _PROBE_LENGTHS, device),
+        **attention_arguments(implementation, layout, device),
     ).last_hidden_state
     expected = torch.cat(alone, 1).float()
     error = float((packed.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
     allowed = _TOLERANCE if packed.dtype.itemsize >= 4 else _COARSE_TOLERANCE
     return None if error < allowed else f"packed rows differ from single ones (relative difference {error:.2g})"
+
+
+def switch_to_shared_prompts(causal_lm: Any) -> bool:
+    """Set an attention implementation that knows rows that share their beginnings, if the model can; else leave it as
+    it is and log why.
+
+    What it runs over is packed rows. Their values and gradients are what rows with shared prompts must reproduce.
+    """
+    before = causal_lm.config._attn_implementation
+    reason = None
+    if causal_lm.config.sub_configs or "mrope_section" in (getattr(causal_lm.config, "rope_parameters", None) or {}):
+        reason = "its positions are not numbers of tokens alone (multimodal rotary embedding)"
+    else:
+        try:
+            causal_lm.set_attn_implementation(ROWS_ATTENTION)
+            reason = _difference_of_shared(causal_lm)
+        except Exception as error:  # as above
+            reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        causal_lm.set_attn_implementation(before)
+        name = type(causal_lm).__name__
+        log.warning("learner.share_prefix: %s computes every row's own prompt: %s", name, reason.splitlines()[0])
+    return reason is None
+
+
+def _difference_of_shared(causal_lm: Any) -> str | None:
+    """Compare rows that share their prompt with rows that do not: last states, and their gradients by embeddings."""
+    decoder = decoder_of(causal_lm)
+    weight = causal_lm.get_input_embeddings().weight
+    places = torch.tensor([place for row in _PROBE_TOKENS for place in row], device=weight.device)
+    tokens = torch.arange(sum(_PROBE_TREE.lengths), device=weight.device) % len(weight)
+    found = []
+    for layout, index in ((_PROBE_TREE, slice(None)), (_PROBE_ROWS, places)):
+        with torch.enable_grad():
+            embeddings = weight[tokens].detach().requires_grad_()
+            states = decoder(
+                inputs_embeds=embeddings[index][None],
+                position_ids=layout.positions(weight.device),
+                use_cache=False,
+                **attention_arguments(ROWS_ATTENTION, layout, weight.device),
+            ).last_hidden_state[0]
+            states = (states[places] if layout.shares else states).float()
+            # Each by a weight of its own, so that no two may be confused.
+            weights = torch.arange(states.numel(), device=states.device).cos().view_as(states)
+            (gradient,) = torch.autograd.grad((states * weights).sum(), embeddings)
+        found.append((states.detach(), gradient.float()))
+    errors = [float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in zip(*found, strict=True)]
+    allowed = _TOLERANCE if weight.dtype.itemsize >= 4 else _COARSE_TOLERANCE
+    if max(errors) < allowed:
+        return None
+    return f"rows that share their prompt differ from others (relative difference {max(errors):.2g})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,8 @@ from funicular.actors.activation_offload import offloaded_activations
 from funicular.actors.attention import attention_arguments
 from funicular.actors.collate import Batch
 from funicular.actors.head import OutputHead, TeacherTarget, check_logits
-from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows
+from funicular.actors.layout import Layout
+from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows, switch_to_shared_prompts
 from funicular.actors.sequence import SequenceGroup, Share, gather_tokens, pad_and_cut, refuse_model, share_of
 
 _PROBE_TOKENS = 4
@@ -31,6 +31,8 @@ class PolicyModel(nn.Module):
         compute_dtype: type of matrix products; where it differs from the parameters' type, autocast.
         head_dtype: `OutputHead`.
         packing: run over packed rows, if the model can; `packed` says whether it does.
+        share_prompts: run over packed rows that share their beginnings, if the model can; `shares_prompts` says whether
+            it does.
         offload_activations: keep the decoder's activations on the host between its forward and backward pass.
         sequence_group: the ranks that share the tokens of each pass; None: this rank computes all of them.
 
@@ -45,6 +47,7 @@ class PolicyModel(nn.Module):
         compute_dtype: torch.dtype,
         head_dtype: Literal["auto", "float32"] = "auto",
         packing: bool = False,
+        share_prompts: bool = False,
         offload_activations: bool = False,
         sequence_group: SequenceGroup | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class PolicyModel(nn.Module):
         self._offload_activations = offload_activations
         self._check_head()
         self.packed = packing and switch_to_packed_rows(causal_lm, compute_dtype)
+        self.shares_prompts = self.packed and share_prompts and switch_to_shared_prompts(causal_lm)
         self._sequence_group = sequence_group
         if sequence_group is not None:
             refuse_model(causal_lm, packed=self.packed, size=sequence_group.size)
@@ -64,21 +68,24 @@ class PolicyModel(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
-        selection: torch.Tensor,
+        predictors: torch.Tensor,
+        labels: torch.Tensor,
         *,
         temperature: float,
-        row_lengths: Sequence[int] | None = None,
+        layout: Layout | None = None,
         target: TeacherTarget | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Log-probability of the selected tokens, and the entropy of the distributions they were drawn from.
+        """Log-probability of the tokens to score, and the entropy of the distributions they were drawn from.
 
         Args:
-            input_ids: (B, L) prompt, completion, padding; or (1, T) rows of prompt and completion, one after the other.
+            input_ids: (B, L) prompt, completion, padding; or (1, T) packed rows.
             attention_mask: (B, L); None for packed rows.
             position_ids: as input_ids; of packed rows, from 0 in each.
-            selection: (N,) ascending positions in the flattened input_ids of the tokens to score; never a row's first.
+            predictors: (N,) position in the flattened input_ids of the token before each that is to be scored. First
+                tokens of completions that share their prompt have the same.
+            labels: (N,) ids of the tokens to score.
             temperature: logits are divided by it.
-            row_lengths: tokens of each packed row; needed where `packed`, and None elsewhere.
+            layout: of packed rows; needed where `packed`, and None elsewhere.
             target: what a teacher says of the same tokens; of this rank's, where ranks share a pass.
 
         Returns:
@@ -86,40 +93,39 @@ class PolicyModel(nn.Module):
             divergence from it, with gradient, and KL(student || teacher), without.
         """
         with self._precision(input_ids.device):
-            predictors = self.predictors(input_ids, attention_mask, position_ids, selection, row_lengths)
-            share = self._share(input_ids, selection)
+            states = self.predicting_states(input_ids, attention_mask, position_ids, predictors, layout)
+            share = self._share(input_ids, predictors)
             if share is None:
-                return self.head(predictors, input_ids.reshape(-1)[selection], temperature, target)
+                return self.head(states, labels, temperature, target)
             # Even without tokens to score: under ZeRO-3 the call is a collective.
-            scores = self.head(predictors, input_ids[0, share.selection], temperature, target)
+            scores = self.head(states, labels[share.own], temperature, target)
             return gather_tokens(scores, share)
 
-    def predictors(
+    def predicting_states(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
-        selection: torch.Tensor,
-        row_lengths: Sequence[int] | None = None,
+        predictors: torch.Tensor,
+        layout: Layout | None = None,
     ) -> torch.Tensor:
-        """(N, H) hidden states before the selected tokens; arguments as those of `forward`.
+        """(N, H) hidden states before the tokens to score; arguments as those of `forward`.
 
         Where ranks share a pass: of those that stand in this rank's shard, which may be none.
         """
-        share = self._share(input_ids, selection)
-        places = selection - 1
+        share = self._share(input_ids, predictors)
         sharing: dict[str, Any] = {}
-        if share is not None and row_lengths is not None:
+        if share is not None and layout is not None:
             input_ids, position_ids = pad_and_cut(input_ids, share), pad_and_cut(position_ids, share)
-            row_lengths = (*row_lengths, *(1 for _ in range(share.padding)))
-            places = share.selection - 1 - share.start
+            layout = layout.followed_by(share.padding)
+            predictors = predictors[share.own] - share.start
             sharing = {"sequence_group": share.group}
         with self._precision(input_ids.device), offloaded_activations() if self._offload_activations else nullcontext():
-            hidden = self._hidden(input_ids, attention_mask, position_ids, row_lengths, **sharing)
-        return hidden.reshape(-1, hidden.shape[-1])[places]
+            hidden = self._hidden(input_ids, attention_mask, position_ids, layout, **sharing)
+        return hidden.reshape(-1, hidden.shape[-1])[predictors]
 
-    def _share(self, input_ids: torch.Tensor, selection: torch.Tensor) -> Share | None:
-        return None if self._sequence_group is None else share_of(input_ids.shape[1], selection, self._sequence_group)
+    def _share(self, input_ids: torch.Tensor, predictors: torch.Tensor) -> Share | None:
+        return None if self._sequence_group is None else share_of(input_ids.shape[1], predictors, self._sequence_group)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         mixed = self._compute_dtype != self.causal_lm.dtype
@@ -130,13 +136,13 @@ class PolicyModel(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
-        row_lengths: Sequence[int] | None = None,
+        layout: Layout | None = None,
         **sharing: Any,
     ) -> Any:
         arguments: dict[str, Any] = {"attention_mask": attention_mask}
-        if row_lengths is not None:
+        if layout is not None:
             implementation = self.causal_lm.config._attn_implementation
-            arguments = {**attention_arguments(implementation, row_lengths, input_ids.device), **sharing}
+            arguments = {**attention_arguments(implementation, layout, input_ids.device), **sharing}
         decoder = decoder_of(self.causal_lm)
         return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **arguments).last_hidden_state
 
@@ -158,9 +164,10 @@ def compare_batch(model: Any, batch: Batch, temperature: float, target: TeacherT
         batch.input_ids,
         batch.attention_mask,
         batch.position_ids,
-        batch.selection,
+        batch.predictors,
+        batch.labels,
         temperature=temperature,
-        row_lengths=batch.row_lengths,
+        layout=batch.layout,
         target=target,
     )
 

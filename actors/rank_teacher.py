@@ -6,7 +6,7 @@ reference policy does: whole on each rank, or partitioned over the ranks under Z
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from funicular.actors.config import LearnerConfig
 from funicular.actors.deepspeed_engine import gathered, make_frozen_engine
 from funicular.actors.distillation_config import DistillationConfig, divergence_beta
 from funicular.actors.head import TeacherTarget
+from funicular.actors.layout import Layout
 from funicular.actors.policy import PolicyModel, load_causal_lm
 from funicular.actors.sequence import SequenceGroup
 from funicular.actors.token_divergences import TeacherStates
@@ -32,12 +33,12 @@ class TeacherModel(PolicyModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
-        selection: torch.Tensor,
+        predictors: torch.Tensor,
         *,
-        row_lengths: Sequence[int] | None = None,
+        layout: Layout | None = None,
     ) -> torch.Tensor:
-        """(N, H') hidden states before the selected tokens; arguments as `PolicyModel.forward`."""
-        return self.predictors(input_ids, attention_mask, position_ids, selection, row_lengths)
+        """(N, H') hidden states before the tokens to score; arguments as `PolicyModel.forward`."""
+        return self.predicting_states(input_ids, attention_mask, position_ids, predictors, layout)
 
 
 class RankTeacher:
@@ -56,6 +57,8 @@ class RankTeacher:
         self._head = inner.head
         self.packed = inner.packed
         """Whether it runs over packed rows; batches must be as it wants them."""
+        self.shares_prompts = inner.shares_prompts
+        """Whether they may share their prompts."""
 
     @contextmanager
     def target(self, batch: Batch) -> Iterator[TeacherTarget]:
@@ -68,8 +71,8 @@ class RankTeacher:
                 batch.input_ids,
                 batch.attention_mask,
                 batch.position_ids,
-                batch.selection,
-                row_lengths=batch.row_lengths,
+                batch.predictors,
+                layout=batch.layout,
             )
         head = self._head
         with gathered([parameter for parameter in (head.weight, head.bias) if parameter is not None]):
@@ -100,7 +103,11 @@ def make_rank_teacher(
     if config.zero_stage < 3:  # else it goes to the device in parts
         causal_lm.to(device)
     model: Any = TeacherModel(
-        causal_lm, compute_dtype=dtype, packing=config.packing, sequence_group=sequence_group
+        causal_lm,
+        compute_dtype=dtype,
+        packing=config.packing,
+        share_prompts=config.share_prefix != "off",
+        sequence_group=sequence_group,
     ).requires_grad_(False)
     if config.zero_stage == 3:
         # DeepSpeed casts what it partitions to the type that its configuration names.

@@ -50,10 +50,16 @@ class Share:
     """Its shard of the tokens."""
     padding: int
     """Tokens that the pass is given at its end, each a row, so that all shards have the same length."""
-    selection: torch.Tensor
-    """(own count,) positions in the pass of the tokens that it scores: those after the tokens of its shard."""
+    order: torch.Tensor
+    """(N,) which of the pass's scored tokens the ranks score: the first rank's, then the second's, and so on."""
     counts: tuple[int, ...]
     """Tokens that each rank of the group scores."""
+
+    @property
+    def own(self) -> torch.Tensor:
+        """(own count,) which of the pass's scored tokens this rank scores: those whose predictors are in its shard."""
+        first = sum(self.counts[: self.group.rank])
+        return self.order[first : first + self.counts[self.group.rank]]
 
 
 def join_sequence_group(rank: int, world_size: int, size: int, *, timeout_s: float) -> SequenceGroup | None:
@@ -77,23 +83,22 @@ def join_sequence_group(rank: int, world_size: int, size: int, *, timeout_s: flo
     return SequenceGroup(process_group=own, size=size, rank=rank % size)
 
 
-def share_of(tokens: int, selection: torch.Tensor, group: SequenceGroup) -> Share:
+def share_of(tokens: int, predictors: torch.Tensor, group: SequenceGroup) -> Share:
     """This rank's part of a pass.
 
     Args:
         tokens: of the whole pass.
-        selection: (N,) ascending positions in it of the tokens to score; never the first.
+        predictors: (N,) positions in it of the tokens before those to score.
     """
     length = math.ceil(tokens / group.size)
-    counts = torch.bincount((selection - 1) // length, minlength=group.size).tolist()
-    first = sum(counts[: group.rank])
+    ranks = predictors // length
     return Share(
         group=group,
         start=group.rank * length,
         end=(group.rank + 1) * length,
         padding=length * group.size - tokens,
-        selection=selection[first : first + counts[group.rank]],
-        counts=tuple(counts),
+        order=torch.argsort(ranks, stable=True),
+        counts=tuple(torch.bincount(ranks, minlength=group.size).tolist()),
     )
 
 
@@ -237,13 +242,13 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, share: Share, *own: torch.Tensor) -> Any:
         ctx.set_materialize_grads(False)
         group, counts = share.group, share.counts
-        first = sum(counts[: group.rank])
-        ctx.own = slice(first, first + counts[group.rank])
+        ctx.own = share.own
         sent = own[0].new_zeros(len(own), max(counts))
         sent[:, : counts[group.rank]] = torch.stack(own)
         parts = [torch.empty_like(sent) for _ in counts]
         distributed.all_gather(parts, sent, group=group.process_group)
-        whole = torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], 1)
+        whole = torch.empty(len(own), sum(counts), dtype=sent.dtype, device=sent.device)
+        whole[:, share.order] = torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], 1)
         gathered = tuple(row.clone() for row in whole)
         fixed = zip(gathered, ctx.needs_input_grad[1:], strict=True)
         ctx.mark_non_differentiable(*(row for row, needs_gradient in fixed if not needs_gradient))

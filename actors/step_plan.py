@@ -20,7 +20,17 @@ from funicular.actors.aggregation import Normaliser
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.distillation_config import DistillationConfig, distils, reward_factor
 from funicular.actors.losses.presets import preset_of, uses_entropy
-from funicular.actors.packing import MicroBatch, PlannedRow, aligned, balance, cut_micro_batches
+from funicular.actors.packing import (
+    MicroBatch,
+    PlannedRow,
+    SharePrompts,
+    Tree,
+    aligned,
+    balance,
+    cut_micro_batches,
+    grow_trees,
+    tokens_of,
+)
 from funicular.actors.types import ScoredGroup
 from funicular.rewards.config import RewardConfig
 
@@ -49,7 +59,7 @@ class StepPlan:
     normalisers: tuple[Normaliser, ...]
     """Of each optimizer batch."""
     metrics: Mapping[str, float]
-    """Of the advantages."""
+    """Of the advantages, and of the tokens that the passes have."""
 
     def shared(self, size: int) -> StepPlan:
         """The same for groups of `size` neighbouring ranks: all of a group get the same rows and share each pass."""
@@ -64,6 +74,7 @@ def plan_step(
     max_completion_tokens: int,
     *,
     packed: bool = False,
+    share_prompts: SharePrompts = "off",
     rewards: RewardConfig | None = None,
     distillation: DistillationConfig | None = None,
     kl: KlScores | None = None,
@@ -81,6 +92,7 @@ def plan_step(
         max_completion_tokens: the configured limit, for `constant`.
         packed: rows lie one after the other in a pass, so that its tokens are theirs; else they are padded, and its
             tokens are rows x longest row.
+        share_prompts: completions of a group that are in one pass have one prompt there (`grow_trees`); packed only.
         rewards: names and weights of the reward functions, for `several_rewards`; None: the default's.
         distillation: None: there is no teacher.
         kl: from the pass that `plan_scoring` plans; needed where the KL term is in the reward.
@@ -97,7 +109,7 @@ def plan_step(
         advantages = batch_advantages(counted, algorithm, rewards or RewardConfig(), tokens_PG, kl)
         advantages = _multiplied(advantages, factor)
     cut = (counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens)
-    return _cut(*cut, advantages, packed=packed, every_row=distils(distillation))
+    return _cut(*cut, advantages, packed=packed, share_prompts=share_prompts, every_row=distils(distillation))
 
 
 def plan_scoring(
@@ -108,6 +120,7 @@ def plan_scoring(
     max_completion_tokens: int,
     *,
     packed: bool = False,
+    share_prompts: SharePrompts = "off",
     distillation: DistillationConfig | None = None,
 ) -> StepPlan:
     """The cut that `plan_step` makes of the same groups, before their advantages are known (they are 0 in it).
@@ -117,7 +130,7 @@ def plan_scoring(
     counted = _counted(groups, algorithm)
     cut = (counted, algorithm, ranks, micro_batch_tokens, max_completion_tokens)
     every_row = distils(distillation or DistillationConfig())
-    return _cut(*cut, _no_advantages(counted), packed=packed, every_row=every_row)
+    return _cut(*cut, _no_advantages(counted), packed=packed, share_prompts=share_prompts, every_row=every_row)
 
 
 def trained_lengths(group: ScoredGroup, algorithm: AlgorithmConfig) -> tuple[int | None, ...]:
@@ -168,28 +181,40 @@ def _cut(
     advantages: BatchAdvantages,
     *,
     packed: bool,
+    share_prompts: SharePrompts,
     every_row: bool,
 ) -> StepPlan:
     count = max(1, min(algorithm.optimizer_batches, len(groups)))
     bounds = [len(groups) * i // count for i in range(count + 1)]
     per_rank: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(ranks)]
     normalisers = []
+    planned: list[Tree] = []
     for start, end in itertools.pairwise(bounds):
         normaliser = _normaliser(groups[start:end], algorithm, max_completion_tokens)
         rows_PG = [
             _planned_rows(group, advantages_G, algorithm, normaliser, advantages.kl_weight, every_row=every_row)
             for group, advantages_G in zip(groups[start:end], advantages.advantages_PG[start:end], strict=True)
         ]
-        per_rank_rows = balance(rows_PG, ranks, micro_batch_tokens, packed=packed)
-        cut = [cut_micro_batches(rows, micro_batch_tokens, packed=packed) for rows in per_rank_rows]
+        trees_PG = [grow_trees(rows, micro_batch_tokens, share_prompts if packed else "off") for rows in rows_PG]
+        planned += itertools.chain.from_iterable(trees_PG)
+        per_rank_trees = balance(trees_PG, ranks, micro_batch_tokens, packed=packed)
+        cut = [cut_micro_batches(trees, micro_batch_tokens, packed=packed) for trees in per_rank_trees]
         for rank, micro_batches in enumerate(aligned(cut)):
             per_rank[rank].append(micro_batches)
         normalisers.append(normaliser)
     return StepPlan(
         ranks=tuple(RankPlan(optimizer_batches=tuple(batches), normalisers=tuple(normalisers)) for batches in per_rank),
         normalisers=tuple(normalisers),
-        metrics=advantages.metrics,
+        metrics={**advantages.metrics, **_pass_tokens(planned)},
     )
+
+
+def _pass_tokens(trees: Sequence[Tree]) -> dict[str, float]:
+    """Tokens of all passes over the batch once, and what they would be if no prompt were shared."""
+    return {
+        "perf/pass_tokens": float(sum(tokens_of(tree) for tree in trees)),
+        "perf/pass_tokens_unshared": float(sum(row.length for tree in trees for row in tree)),
+    }
 
 
 def _normaliser(groups: Sequence[ScoredGroup], algorithm: AlgorithmConfig, max_completion_tokens: int) -> Normaliser:

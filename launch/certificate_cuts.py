@@ -34,12 +34,14 @@ def cuts(recipe: LearnerConfig) -> list[Cut]:
         zero_stage=0,
         micro_batch_tokens=ONE_PASS,
         packing=True,
+        share_prefix="off",
         gradient_checkpointing=False,
         offload_activations=False,
         offload_optimizer="none",
         offload_parameters="none",
     )
     rows = replace(plain, micro_batch_tokens=A_ROW_A_PASS)
+    shared = replace(plain, share_prefix="on")
     ranks = min(recipe.ranks, MOST_RANKS)
     own = replace(recipe, ranks=ranks, cpu_threads=0)
     where = f"recipe's learner{'' if ranks == recipe.ranks else f' on {ranks} ranks'}"
@@ -47,6 +49,7 @@ def cuts(recipe: LearnerConfig) -> list[Cut]:
         Cut(name="1 rank, one pass, packed", learner=plain),
         Cut(name="1 rank, one pass, padded", learner=replace(plain, packing=False)),
         Cut(name="1 rank, a row a pass", learner=rows),
+        Cut(name="1 rank, one pass, prompts shared", learner=shared),
         Cut(name="1 rank, head in small tiles", learner=plain, small_tiles=True),
         Cut(name="1 rank, gradient checkpointing", learner=replace(plain, gradient_checkpointing=True)),
         *(
@@ -55,6 +58,10 @@ def cuts(recipe: LearnerConfig) -> list[Cut]:
                 learner=replace(rows, ranks=MOST_RANKS, zero_stage=stage),
             )
             for stage in range(4)
+        ),
+        Cut(
+            name=f"{MOST_RANKS} ranks, ZeRO 3, prompts shared",
+            learner=replace(shared, ranks=MOST_RANKS, zero_stage=3),
         ),
         Cut(name=f"{where}, in float32", learner=_in_float32(own)),
     ]

@@ -32,6 +32,9 @@ def learner_warnings(config: Config) -> Iterator[Problem]:
     if learner.offload_activations and not config.cluster.use_gpu:
         expected = "without GPUs activations are in the host's memory anyway; they would be copied there once more"
         yield problem_at(config, "learner.offload_activations", expected, "Set it to false", "cluster.use_gpu")
+    if learner.share_prefix == "on" and not learner.packing:
+        expected = "padded rows have a prompt each: nothing is shared"
+        yield problem_at(config, "learner.share_prefix", expected, "Set learner.packing=true", "learner.packing")
     if learner.schedule == "constant":
         for key, value in (
             ("learner.decay_steps", learner.decay_steps),

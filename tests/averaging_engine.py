@@ -38,11 +38,10 @@ class UnigramEngine(FakeAveragingEngine):
 
     def __call__(
         self,
-        input_ids: torch.Tensor,
-        *layout: Any,
+        *arguments: Any,
         temperature: float,
-        row_lengths: tuple[int, ...] | None,
+        layout: Any = None,
         target: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = input_ids.reshape(-1)[layout[-1]]
-        return self.logprobs[ids], self.entropies[ids]
+        labels = arguments[-1]
+        return self.logprobs[labels], self.entropies[labels]

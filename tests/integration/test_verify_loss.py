@@ -40,10 +40,12 @@ def test_the_command_prints_a_passing_certificate(recipe: Path) -> None:
     assert done.returncode == PASSED, done.stdout + done.stderr
     assert "2 void" in done.stdout
     assert "rewards   drawn by chance (seed 0), not by exact_number" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("PASS: 10 float32 cuts, largest error ")
+    assert done.stdout.splitlines()[-1].startswith("PASS: 12 float32 cuts, largest error ")
     record = json.loads(file.read_text())
     errors = {cut["cut"]: cut["relative_error"] for cut in record["cuts"]}
     assert all(errors[f"2 ranks, ZeRO {stage}, a row a pass"] < 1e-5 for stage in range(4))
+    assert errors["1 rank, one pass, prompts shared"] < 1e-5
+    assert errors["2 ranks, ZeRO 3, prompts shared"] < 1e-5
     assert 1e-4 < errors["recipe's learner, own types"] < 0.5
     assert len(record["cuts"][0]["parameters"]) == 20
 

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from funicular.actors import activation_offload
 from funicular.actors.activation_offload import offloaded_activations
-from funicular.actors.attention import packed_positions
+from funicular.actors.layout import Layout
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing
 from tests.random_models import random_model
 
@@ -23,8 +23,9 @@ def gradients(*, offload: bool, checkpointing: bool) -> list[torch.Tensor]:
         enable_gradient_checkpointing(model)
     total = sum(LENGTHS)
     ids = torch.randint(60, (1, total), generator=torch.Generator().manual_seed(0))
-    positions = packed_positions(LENGTHS, torch.device("cpu"))
-    logprobs, _ = policy(ids, None, positions, torch.arange(1, 250), temperature=1.0, row_lengths=LENGTHS)
+    layout = Layout.of_rows(LENGTHS)
+    positions = layout.positions(torch.device("cpu"))
+    logprobs, _ = policy(ids, None, positions, torch.arange(249), ids[0, 1:250], temperature=1.0, layout=layout)
     logprobs.sum().backward()
     return [p.grad for p in policy.parameters()]
 

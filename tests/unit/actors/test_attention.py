@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funicular.actors.attention import packed_positions, row_blocks, rows_attention
+from funicular.actors.attention import rows_attention
+from funicular.actors.layout import Layout
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing
+from funicular.actors.row_blocks import row_blocks
 from tests.random_models import random_model
 
 CPU = torch.device("cpu")
@@ -135,14 +137,16 @@ def test_packed_rows_are_the_models_own_rows(architecture: str, options: dict[st
         enable_gradient_checkpointing(model)
     lengths = [len(row) for row in rows]
     firsts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-    selection = torch.tensor(sorted(set(range(sum(lengths))) - set(firsts.tolist())))
+    scored = torch.tensor(sorted(set(range(sum(lengths))) - set(firsts.tolist())))
+    layout, ids = Layout.of_rows(lengths), torch.cat(rows)
     logprobs, entropies = policy(
-        torch.cat(rows)[None],
+        ids[None],
         None,
-        packed_positions(lengths, CPU),
-        selection,
+        layout.positions(CPU),
+        scored - 1,
+        ids[scored],
         temperature=0.8,
-        row_lengths=lengths,
+        layout=layout,
     )
     (logprobs.sum() - entropies.sum()).backward()
     parts = [len(row) - 1 for row in rows]
@@ -173,7 +177,7 @@ def test_a_model_that_cannot_pack_is_found_and_says_why_once(
     said = [record.message for record in caplog.records if record.name.startswith("funicular")]
     assert [reason in message for message in said] == [True]
     ids = torch.arange(6)[None]
-    policy(ids, torch.ones_like(ids), ids, torch.arange(1, 6), temperature=1.0)
+    policy(ids, torch.ones_like(ids), ids, torch.arange(5), ids[0, 1:], temperature=1.0)
 
 
 def test_a_layer_that_looks_across_rows_is_found(caplog: pytest.LogCaptureFixture) -> None:

@@ -30,12 +30,13 @@ def test_known_maps_are_read_from_the_configuration(
     assert logit_map_of(model.config) == expected
     policy = PolicyModel(model, compute_dtype=torch.float32)
     ids = torch.randint(60, (2, 9), generator=torch.Generator().manual_seed(0))
-    selection = torch.tensor([3, 4, 8, 9 + 1, 9 + 5])
+    predictors = torch.tensor([2, 3, 7, 9, 9 + 4])
+    labels = ids.reshape(-1)[predictors + 1]
     mask, positions = torch.ones_like(ids), torch.arange(9).expand(2, 9)
-    logprobs, entropies = policy(ids, mask, positions, selection, temperature=0.7)
+    logprobs, entropies = policy(ids, mask, positions, predictors, labels, temperature=0.7)
     logits = model(input_ids=ids).logits / 0.7
-    all_logprobs = torch.log_softmax(logits, -1).reshape(18, 60)[selection - 1]
-    torch.testing.assert_close(logprobs, all_logprobs.gather(1, ids.reshape(-1)[selection, None])[:, 0])
+    all_logprobs = torch.log_softmax(logits, -1).reshape(18, 60)[predictors]
+    torch.testing.assert_close(logprobs, all_logprobs.gather(1, labels[:, None])[:, 0])
     torch.testing.assert_close(entropies, -(all_logprobs.exp() * all_logprobs).sum(-1))
 
 

@@ -23,6 +23,7 @@ from funicular.actors.entropy_cut import EntropyCut
 from funicular.actors.learner_step import LearnerStep
 from funicular.actors.losses.entropy import entropy_threshold_of
 from funicular.actors.losses.presets import PRESETS, kl_in_reward, loss_settings, needs_reference, preset_of
+from funicular.actors.packing import SharePrompts
 from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.step_plan import StepPlan, plan_scoring, plan_step
 from funicular.actors.step_sums import StepSums
@@ -113,6 +114,7 @@ def cut_gradients(
     ranks: int,
     micro_batch_tokens: int,
     packed: bool,
+    share_prompts: SharePrompts = "off",
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Of each optimizer batch, by log-probabilities and entropies of the words, as the ranks compute it."""
     engines = [UnigramEngine(words.old, words.entropies, ranks=ranks, accumulation_steps=3) for _ in range(ranks)]
@@ -134,10 +136,11 @@ def cut_gradients(
     ]
     arguments = (groups, algorithm, ranks, micro_batch_tokens, LIMIT)
     scores: dict[tuple[str, int], KlScore] = {}
-    scoring = plan_scoring(*arguments) if kl_in_reward(algorithm) else plan_step(*arguments)
+    passes: dict[str, Any] = {"packed": packed, "share_prompts": share_prompts}
+    scoring = plan_scoring(*arguments, **passes) if kl_in_reward(algorithm) else plan_step(*arguments, **passes)
     for step, of_rank in zip(steps, scoring.ranks, strict=True):
         scores |= step.score(of_rank)
-    plan = plan_step(*arguments, kl=scores)
+    plan = plan_step(*arguments, **passes, kl=scores)
 
     out = []
     for index, normaliser in enumerate(plan.normalisers):
@@ -354,6 +357,7 @@ def test_every_loss_has_the_gradient_of_the_whole_batch(choices: dict[str, Any])
             "ranks": st.integers(1, 4),
             "micro_batch_tokens": st.sampled_from([1, 12, 30, 1000]),
             "packed": st.booleans(),
+            "share_prompts": st.sampled_from(["auto", "on", "off"]),
         }
     ),
 )

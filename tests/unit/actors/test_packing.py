@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from funicular.actors.advantage import group_advantages
 from funicular.actors.config import AlgorithmConfig
-from funicular.actors.packing import PlannedRow
+from funicular.actors.packing import PlannedRow, SharePrompts, tokens_of
 from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.types import ScoredGroup
 from tests.builders import make_group
@@ -24,9 +24,11 @@ def plan(
     ranks: int = 1,
     micro_batch_tokens: int = 64,
     packed: bool = False,
+    share_prompts: SharePrompts = "off",
     **algorithm: Any,
 ) -> StepPlan:
-    return plan_step(groups, AlgorithmConfig(**algorithm), ranks, micro_batch_tokens, LIMIT, packed=packed)
+    cut = (ranks, micro_batch_tokens, LIMIT)
+    return plan_step(groups, AlgorithmConfig(**algorithm), *cut, packed=packed, share_prompts=share_prompts)
 
 
 def rows_of(step: StepPlan, optimizer_batch: int | None = None) -> list[PlannedRow]:
@@ -75,17 +77,19 @@ CUTS = {
     "algorithm": ALGORITHMS,
     "ranks": st.integers(1, 5),
     "micro_batch_tokens": st.sampled_from([1, 30, 64, 1000]),
-    "packed": st.booleans(),
+    "passes": st.sampled_from(
+        [{"packed": False}, *({"packed": True, "share_prompts": share} for share in ("auto", "on", "off"))]
+    ),
 }
 
 
 @settings(deadline=None)
 @given(**CUTS)
 def test_the_cut_changes_neither_rows_nor_their_weights(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, passes: dict[str, Any]
 ) -> None:
     whole = plan(groups, ranks=1, micro_batch_tokens=10**6, **algorithm)
-    cut = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
+    cut = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **passes, **algorithm)
     assert whole.normalisers == cut.normalisers
     for index in range(len(whole.normalisers)):
         assert Counter(rows_of(whole, index)) == Counter(rows_of(cut, index))
@@ -94,9 +98,9 @@ def test_the_cut_changes_neither_rows_nor_their_weights(
 @settings(deadline=None)
 @given(**CUTS)
 def test_every_rank_makes_the_same_passes(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, passes: dict[str, Any]
 ) -> None:
-    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
+    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **passes, **algorithm)
     shapes = {tuple(map(len, rank.optimizer_batches)) for rank in step.ranks}
     assert len(shapes) == 1
     for index in range(len(step.normalisers)):
@@ -107,15 +111,15 @@ def test_every_rank_makes_the_same_passes(
 @settings(deadline=None)
 @given(**CUTS)
 def test_groups_stay_whole_and_micro_batches_within_the_budget(
-    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, packed: bool
+    groups: list[ScoredGroup], algorithm: dict[str, Any], ranks: int, micro_batch_tokens: int, passes: dict[str, Any]
 ) -> None:
-    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, packed=packed, **algorithm)
+    step = plan(groups, ranks=ranks, micro_batch_tokens=micro_batch_tokens, **passes, **algorithm)
     owners = [set(rank.group_ids) for rank in step.ranks]
     assert sum(map(len, owners)) == len(set().union(*owners))
     for rank in step.ranks:
         for micro in (micro for batch in rank.optimizer_batches for micro in batch if len(micro.rows) > 1):
-            lengths = [row.length for row in micro.rows]
-            assert (sum(lengths) if packed else len(lengths) * max(lengths)) <= micro_batch_tokens
+            lengths = [tokens_of(tree) for tree in micro.trees]
+            assert (sum(lengths) if passes["packed"] else len(lengths) * max(lengths)) <= micro_batch_tokens
 
 
 @settings(deadline=None)
@@ -232,3 +236,68 @@ def test_ranks_are_balanced_by_tokens(packed: bool) -> None:
 def test_a_step_without_groups_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one group"):
         plan([])
+
+
+def trees_of(step: StepPlan) -> list[list[list[tuple[str, int]]]]:
+    """Of the first rank's only optimizer batch: group and completion tokens of each row of each tree of each pass."""
+    return [
+        [[(row.group_id, row.completion_tokens) for row in tree] for tree in micro.trees]
+        for micro in step.ranks[0].optimizer_batches[0]
+    ]
+
+
+LARGE = make_group("large", rewards_G=[1.0, 0.0, 0.0, 0.0], lengths_G=[16, 9, 8, 2], prompt_tokens=20)
+SMALL = make_group("small", rewards_G=[1.0, 0.0], lengths_G=[3, 2], prompt_tokens=6)
+
+
+def test_completions_of_a_group_share_their_prompt_and_groups_share_a_pass() -> None:
+    step = plan([SMALL, LARGE], micro_batch_tokens=100, packed=True, share_prompts="on")
+    assert trees_of(step) == [[[("large", 16), ("large", 9), ("large", 8), ("large", 2)], [("small", 3), ("small", 2)]]]
+    assert step.metrics["perf/pass_tokens"] == (20 + 35) + (6 + 5)
+    assert step.metrics["perf/pass_tokens_unshared"] == (4 * 20 + 35) + (2 * 6 + 5)
+
+
+def test_a_group_that_is_too_large_for_a_pass_repeats_its_prompt() -> None:
+    step = plan([SMALL, LARGE], micro_batch_tokens=45, packed=True, share_prompts="on")
+    assert trees_of(step) == [
+        [[("large", 16), ("large", 9)]],
+        [[("large", 8), ("large", 2)], [("small", 3), ("small", 2)]],
+    ]
+    assert step.metrics["perf/pass_tokens"] == 2 * 20 + 35 + 6 + 5
+
+
+def test_a_row_that_is_too_large_for_a_pass_has_its_own() -> None:
+    step = plan([LARGE], micro_batch_tokens=30, packed=True, share_prompts="on")
+    assert trees_of(step) == [[[("large", 16)]], [[("large", 8), ("large", 2)]], [[("large", 9)]]]
+
+
+def test_sharing_is_left_where_it_saves_less_than_a_tenth() -> None:
+    long = make_group("long", rewards_G=[1.0, 0.0, 0.0], lengths_G=[16, 16, 16], prompt_tokens=2)
+    assert trees_of(plan([long], packed=True, share_prompts="auto")) == [
+        [[("long", 16)], [("long", 16)], [("long", 16)]]
+    ]
+    assert trees_of(plan([long], packed=True, share_prompts="on")) == [[[("long", 16)] * 3]]
+    (micro,) = trees_of(plan([long, SMALL], micro_batch_tokens=99, packed=True, share_prompts="auto"))
+    assert [len(tree) for tree in micro] == [1, 1, 1, 2]
+    assert (
+        plan([long], share_prompts="on").ranks == plan([long], share_prompts="off").ranks
+    )  # padded rows share nothing
+
+
+def test_a_group_with_one_row_to_train_shares_nothing() -> None:
+    group = make_group("g", rewards_G=[1.0, 0.0, 0.5], lengths_G=[4, 4, 4])
+    assert trees_of(plan([group], packed=True, share_prompts="on")) == [[[("g", 4), ("g", 4)]]]  # 0.5 is the mean
+    masked = make_group("g", rewards_G=[1.0, 0.0], lengths_G=[4, 6], truncated_G=[False, True])
+    step = plan([masked], packed=True, share_prompts="on", mask_truncated_completions=True)
+    assert trees_of(step) == [[[("g", 4)]]]
+
+
+def test_ranks_are_balanced_by_what_is_left_after_sharing() -> None:
+    """By rows, the group with the long prompt would be as much as all others together."""
+    groups = [make_group("long prompt", rewards_G=[1.0, *[0.0] * 7], lengths_G=[4] * 8, prompt_tokens=40)]
+    groups += [make_group(f"g{i}", rewards_G=[1.0, 0.0], lengths_G=[16, 16], prompt_tokens=40) for i in range(4)]
+    loads = [
+        sum(tokens_of(tree) for batch in rank.optimizer_batches for micro in batch for tree in micro.trees)
+        for rank in plan(groups, ranks=2, micro_batch_tokens=10_000, packed=True, share_prompts="on").ranks
+    ]
+    assert sorted(loads) == [144, 216]

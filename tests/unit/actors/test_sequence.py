@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed
 
-from funicular.actors.attention import packed_positions
+from funicular.actors.layout import Layout
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing
 from funicular.actors.sequence import (
     SequenceGroup,
@@ -23,8 +23,13 @@ from funicular.actors.sequence import (
 from tests.random_models import random_model
 
 CPU = torch.device("cpu")
-ROWS = ((19, 18, 7, 7, 2, 3), (2,), (3, 2), (64,))
-"""Lengths of the rows of a pass: many and uneven ones, fewer tokens than ranks, a single one."""
+ROWS = tuple(map(Layout.of_rows, ((19, 18, 7, 7, 2, 3), (2,), (3, 2), (64,))))
+"""Passes of many and uneven rows, of fewer tokens than ranks, of a single row."""
+TREES = (
+    Layout(lengths=(9, 4, 1, 6, 5, 3, 2, 2), parents=(None, 0, 0, 0, None, None, 5, 6)),
+    Layout(lengths=(1, 1, 1), parents=(None, 0, 0)),
+)
+"""Passes whose rows share their beginnings."""
 SIZES = (2, 4)
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -33,23 +38,26 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"sliding_window": 6, "num_key_value_heads": 4}),
     ("gemma2", {"sliding_window": 6, "attn_logit_softcapping": 2.0}),
 ]
+PASSES = [
+    *((architecture, options, layout) for architecture, options in MODELS for layout in ROWS),
+    *((architecture, options, layout) for architecture, options in MODELS[:3] for layout in TREES),
+]
 
 
-def scored(
-    model: Any, lengths: tuple[int, ...], group: SequenceGroup | None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def scored(model: Any, layout: Layout, group: SequenceGroup | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """(2, N) log-probabilities and entropies of a pass, and the gradients of a loss that is not linear in them."""
-    policy = PolicyModel(model, compute_dtype=torch.float32, packing=True, sequence_group=group)
-    generator = torch.Generator().manual_seed(sum(lengths))
-    ids = torch.randint(60, (1, sum(lengths)), generator=generator)
-    firsts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-    places = torch.arange(sum(lengths))
-    selection = places[~torch.isin(places, firsts) & (torch.rand(sum(lengths), generator=generator) < 0.7)]
-    if not len(selection):
-        selection = torch.tensor([1])
+    policy = PolicyModel(
+        model, compute_dtype=torch.float32, packing=True, share_prompts=layout.shares, sequence_group=group
+    )
+    tokens = sum(layout.lengths)
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(60, (1, tokens), generator=generator)
+    # In no order, and some of them several times: a prompt's last token is before several completions.
+    predictors = torch.randint(tokens, (max(1, tokens // 2),), generator=generator)
+    labels = torch.randint(60, (len(predictors),), generator=generator)
     model.zero_grad()
-    positions = packed_positions(lengths, CPU)
-    out = torch.stack(policy(ids, None, positions, selection, temperature=0.8, row_lengths=lengths))
+    positions = layout.positions(CPU)
+    out = torch.stack(policy(ids, None, positions, predictors, labels, temperature=0.8, layout=layout))
     (out[0].mean().exp() + (out[1] * out[0]).sum()).backward()
     return out.detach(), [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
@@ -62,15 +70,14 @@ def share(rank: int, folder: str) -> None:
     found = []
     for group in [join_sequence_group(rank, 4, size, timeout_s=300) for size in SIZES]:
         assert group is not None
-        for architecture, options in MODELS:
-            for lengths in ROWS:
-                model = random_model(architecture, **options)
-                if lengths == ROWS[0]:
-                    enable_gradient_checkpointing(model)
-                out, gradients = scored(model, lengths, group)
-                for gradient in gradients:
-                    distributed.all_reduce(gradient, group=group.process_group)
-                found.append((out, gradients))
+        for architecture, options, layout in PASSES:
+            model = random_model(architecture, **options)
+            if layout in (ROWS[0], TREES[0]):
+                enable_gradient_checkpointing(model)
+            out, gradients = scored(model, layout, group)
+            for gradient in gradients:
+                distributed.all_reduce(gradient, group=group.process_group)
+            found.append((out, gradients))
     torch.save(found, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
 
@@ -78,7 +85,7 @@ def share(rank: int, folder: str) -> None:
 def test_ranks_that_share_a_pass_find_what_one_rank_finds(tmp_path: Path) -> None:
     """Log-probabilities, entropies and gradients, whatever the rows, the key heads and the kind of attention."""
     torch.multiprocessing.spawn(share, (str(tmp_path),), nprocs=4)
-    expected = [scored(random_model(a, **options), lengths, None) for a, options in MODELS for lengths in ROWS]
+    expected = [scored(random_model(a, **options), layout, None) for a, options, layout in PASSES]
     for rank in range(4):
         found = torch.load(tmp_path / f"rank{rank}.pt")
         for (out, gradients), (expected_out, expected_gradients) in zip(found, expected * len(SIZES), strict=True):
@@ -96,16 +103,17 @@ def group_of(size: int, rank: int = 0) -> SequenceGroup:
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_shards_are_equally_long_and_hold_every_token_in_order(tokens: int, size: int) -> None:
     whole = torch.arange(1, tokens + 1)[None]
-    selection = torch.arange(1, tokens)
-    shares = [share_of(tokens, selection, group_of(size, rank)) for rank in range(size)]
+    predictors = torch.arange(tokens - 1).flip(0).repeat(2)
+    shares = [share_of(tokens, predictors, group_of(size, rank)) for rank in range(size)]
     parts = [pad_and_cut(whole, share) for share in shares]
     assert len({part.shape for part in parts}) == 1
     assert torch.cat(parts, 1)[0].tolist() == [*range(1, tokens + 1), *[0] * shares[0].padding]
     assert shares[0].padding < size
-    assert torch.equal(torch.cat([share.selection for share in shares]), selection)
+    assert torch.equal(torch.cat([share.own for share in shares]), shares[0].order)
+    assert torch.equal(shares[0].order.sort().values, torch.arange(2 * (tokens - 1)))
     for share, count in zip(shares, shares[0].counts, strict=True):
-        assert all(share.start <= place - 1 < share.end for place in share.selection.tolist())
-        assert len(share.selection) == count
+        assert all(share.start <= place < share.end for place in predictors[share.own].tolist())
+        assert len(share.own) == count
 
 
 def test_heads_that_cannot_be_dealt_out_are_refused() -> None:

@@ -397,6 +397,7 @@ def test_a_users_reward_file_is_parsed_and_never_run(tmp_path: Path) -> None:
             {"learner__offload_activations": True, "learner__gradient_checkpointing": True},
             "learner.offload_activations",
         ),
+        ({"learner__share_prefix": "on", "learner__packing": False}, "learner.share_prefix"),
         ({"learner__decay_steps": 10}, "learner.decay_steps"),
         ({"learner__min_lr_ratio": 0.1}, "learner.min_lr_ratio"),
         ({"max_steps": 10, "learner__warmup_steps": 11}, "learner.warmup_steps"),

@@ -63,6 +63,12 @@ def tokens_of(tree: Tree) -> int:
     return tree[0].prompt_tokens + sum(row.completion_tokens for row in tree)
 
 
+def pairs_of(tree: Tree) -> int:
+    """Pairs of tokens, half of which a causal mask hides: each row's, but the prompt's own only once."""
+    prompt = tree[0].prompt_tokens
+    return sum(row.length**2 for row in tree) - (len(tree) - 1) * prompt**2
+
+
 def grow_trees(rows: Sequence[PlannedRow], micro_batch_tokens: int, share_prompts: SharePrompts) -> list[Tree]:
     """One group's rows as trees that fit into a pass, the longest rows first; a row alone may be longer.
 
@@ -97,16 +103,10 @@ def balance(
 def _cost(trees: Sequence[Tree], micro_batch_tokens: int, *, packed: bool) -> float:
     """In tokens of linear layers; attention's pairs of tokens besides."""
     if packed:
-        return sum(tokens_of(tree) + _pairs(tree) / _PAIRS_PER_TOKEN for tree in trees)
+        return sum(tokens_of(tree) + pairs_of(tree) / _PAIRS_PER_TOKEN for tree in trees)
     cut = cut_micro_batches(trees, micro_batch_tokens, packed=False)
     widths = [(len(micro), tokens_of(micro[0])) for micro in cut]
     return sum(count * (width + width**2 / _PAIRS_PER_TOKEN) for count, width in widths)
-
-
-def _pairs(tree: Tree) -> int:
-    """Pairs of tokens, half of which a causal mask hides: each row's, but the prompt's own only once."""
-    prompt = tree[0].prompt_tokens
-    return sum(row.length**2 for row in tree) - (len(tree) - 1) * prompt**2
 
 
 def cut_micro_batches(trees: Sequence[Tree], micro_batch_tokens: int, *, packed: bool = False) -> list[list[Tree]]:

@@ -2,6 +2,10 @@
 
     python tests/bench/learner.py --model tiny
     python tests/bench/learner.py --model smollm2-135m --group 8 --max-completion-tokens 1024 --trl FOLDER
+    python tests/bench/learner.py --model smollm2-135m --groups 4 --prompt-tokens 45 --min-completion-tokens 16 \
+        --max-completion-tokens 32 --no-checkpointing --trl FOLDER
+    python tests/bench/learner.py --model tiny --groups 4 --prompt-tokens 1024 --min-completion-tokens 128 \
+        --max-completion-tokens 128 --no-checkpointing
     python tests/bench/learner.py --part head --head-tokens 20000 --head-vocabulary 151936
 
 `--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. Each variant runs in a process
@@ -24,10 +28,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-STEP = ("ours", "plain", "trl")
+STEP = ("ours", "ours_unshared", "plain", "trl")
 HEAD = ("head_ours", "head_plain", "head_trl")
 SAYS = {
-    "ours": "ours: packed, tiles of logits, DeepSpeed",
+    "ours": "ours: packed, prompts shared, DeepSpeed",
+    "ours_unshared": "ours, a prompt for each row",
     "plain": "transformers: padded, logits of all tokens",
     "trl": "TRL: GRPOTrainer.compute_loss, padded",
     "head_ours": "ours: token_logprobs",
@@ -59,9 +64,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["step", "head", "all"], default="step")
     parser.add_argument("--model", default="tiny", help="tiny, smollm2-135m, random-150k, random-1.5b, or a folder")
-    parser.add_argument("--group", type=int, default=8, help="completions")
+    parser.add_argument("--groups", type=int, default=1, help="tasks")
+    parser.add_argument("--group", type=int, default=8, help="completions of each")
     parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--max-completion-tokens", type=int, default=192, help="lengths go from a quarter of it to it")
+    parser.add_argument("--max-completion-tokens", type=int, default=192)
+    parser.add_argument("--min-completion-tokens", type=int, default=0, help="0: a quarter of the longest")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations, in every variant")
     parser.add_argument("--compute-dtype", choices=["float32", "bfloat16"], default="float32")
@@ -160,6 +167,13 @@ def table(variants: tuple[str, ...], work: dict[str, Any], deadline_s: float) ->
         parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in ours["floor"].items())
         print(f"  floor {total / MIB:.0f} MiB ({parts})")
         print(f"  ours takes {ours['above'] / total:.2f} x the floor above its imports; packed: {ours['packed']}")
+        giga, rate = ours["flop"] / 1e9, ours["flop_per_s"] / 1e9
+        print(
+            f"  its products: {giga:.0f} GFLOP, {giga / rate:.2f} s at the {rate:.0f} GFLOP/s of large ones here;",
+            end=" ",
+        )
+        print(f"ours takes {ours['seconds'] * rate / giga:.2f} x that")
+        print(f"  tokens: {ours['pass_tokens']:.0f} of {ours['pass_tokens_unshared']:.0f}")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import gc
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.learner import LearnerRank
-from funicular.actors.packing import PlannedRow
+from funicular.actors.packing import MicroBatch, PlannedRow, SharePrompts, pairs_of, tokens_of
 from funicular.actors.policy import enable_gradient_checkpointing
 from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.token_logprobs import CPU_TILING, GPU_TILING, token_logprobs
@@ -35,8 +35,11 @@ class Work:
 
     model: str
     """Folder."""
+    groups: int
     group: int
     prompt_tokens: int
+    min_completion_tokens: int
+    """0: a quarter of the longest."""
     max_completion_tokens: int
     micro_batch_tokens: int
     checkpointing: bool
@@ -52,29 +55,41 @@ class Work:
 
     @property
     def lengths_G(self) -> list[int]:
-        """Completion lengths: from a quarter of the longest to the longest, evenly."""
-        return [round(x) for x in np.linspace(0.25, 1.0, self.group) * self.max_completion_tokens]
+        """Completion lengths of each group: from the shortest to the longest, evenly."""
+        shortest = self.min_completion_tokens or self.max_completion_tokens / 4
+        return [round(x) for x in np.linspace(shortest, self.max_completion_tokens, self.group)]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Completions."""
+        return self.groups * sum(self.lengths_G)
 
     @property
     def tokens(self) -> int:
         """Prompts and completions."""
-        return self.group * self.prompt_tokens + sum(self.lengths_G)
+        return self.groups * self.group * self.prompt_tokens + self.trained_tokens
 
 
-def payload_of(work: Work, vocabulary: int) -> GroupPayload:
-    """The group's random tokens."""
-    return make_payload("g", lengths_G=work.lengths_G, prompt_tokens=work.prompt_tokens, vocabulary=vocabulary, seed=0)
+def payloads_of(work: Work, vocabulary: int) -> dict[str, GroupPayload]:
+    """The groups' random tokens."""
+    names = [f"g{index}" for index in range(work.groups)]
+    options: dict[str, Any] = {"lengths_G": work.lengths_G, "prompt_tokens": work.prompt_tokens}
+    return {name: make_payload(name, **options, vocabulary=vocabulary, seed=0) for name in names}
 
 
-def plan_of(work: Work, *, packed: bool) -> StepPlan:
-    """One optimizer batch of one group, half of whose completions are rewarded."""
-    group = make_group(
-        "g",
-        rewards_G=[float(i % 2) for i in range(work.group)],
-        lengths_G=work.lengths_G,
-        prompt_tokens=work.prompt_tokens,
-    )
-    return plan_step([group], ALGORITHM, 1, work.micro_batch_tokens, work.max_completion_tokens, packed=packed)
+def plan_of(work: Work, *, packed: bool, share_prompts: SharePrompts = "off") -> StepPlan:
+    """One optimizer batch, half of each group's completions rewarded."""
+    groups = [
+        make_group(
+            f"g{index}",
+            rewards_G=[float(i % 2) for i in range(work.group)],
+            lengths_G=work.lengths_G,
+            prompt_tokens=work.prompt_tokens,
+        )
+        for index in range(work.groups)
+    ]
+    cut = (1, work.micro_batch_tokens, work.max_completion_tokens)
+    return plan_step(groups, ALGORITHM, *cut, packed=packed, share_prompts=share_prompts)
 
 
 def padded_rows(work: Work) -> list[tuple[PlannedRow, ...]]:
@@ -87,7 +102,16 @@ def _dtype(work: Work) -> Any:
 
 
 def ours(work: Work) -> dict[str, Any]:
-    """`LearnerRank.fetch` and `step`: DeepSpeed without ZeRO, packed rows, tiles of logits."""
+    """`LearnerRank.fetch` and `step`: DeepSpeed without ZeRO, packed rows, prompts shared, tiles of logits."""
+    return _ours(work, "auto")
+
+
+def ours_unshared(work: Work) -> dict[str, Any]:
+    """The same, a prompt for each row."""
+    return _ours(work, "off")
+
+
+def _ours(work: Work, share_prefix: SharePrompts) -> dict[str, Any]:
     import deepspeed  # noqa: F401  # counted among the imports
     import ray
 
@@ -102,13 +126,14 @@ def ours(work: Work) -> dict[str, Any]:
         learning_rate=1e-6,
         cpu_threads=work.threads,
         max_grad_norm=0.0,
+        share_prefix=share_prefix,
     )
     rank = LearnerRank(0, 1, config, ALGORITHM, temperature=1.0, model_folder=work.model, seed=0)
     rank.start(*free_address())
     causal_lm = rank._causal_lm
-    payload = payload_of(work, causal_lm.config.vocab_size)
-    plan = plan_of(work, packed=rank._packed)
-    refs = {"g": [ray.put(payload)]}
+    payloads = payloads_of(work, causal_lm.config.vocab_size)
+    plan = plan_of(work, packed=rank._packed, share_prompts=share_prefix if rank._shares_prompts else "off")
+    refs = {name: [ray.put(payload)] for name, payload in payloads.items()}
 
     def step() -> float:
         rank.fetch(refs)
@@ -117,10 +142,14 @@ def ours(work: Work) -> dict[str, Any]:
     passes = plan.ranks[0].optimizer_batches[0]
     return measure.steps(step) | {
         "packed": rank._packed,
+        "flop": flop_of(causal_lm, passes),
+        "flop_per_s": flop_per_s(work),
+        "pass_tokens": plan.metrics["perf/pass_tokens"],
+        "pass_tokens_unshared": plan.metrics["perf/pass_tokens_unshared"],
         "floor": floor_of(
             work,
             causal_lm,
-            max(sum(row.length for row in micro.rows) for micro in passes),
+            max(sum(tokens_of(tree) for tree in micro.trees) for micro in passes),
             max(sum(row.completion_tokens for row in micro.rows) for micro in passes),
         ),
     }
@@ -135,8 +164,8 @@ def plain(work: Work) -> dict[str, Any]:
     if work.checkpointing:
         enable_gradient_checkpointing(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    payload = payload_of(work, model.config.vocab_size)
-    passes = [_padded(rows, payload, work.device) for rows in padded_rows(work)]
+    payloads = payloads_of(work, model.config.vocab_size)
+    passes = [_padded(rows, payloads, work.device) for rows in padded_rows(work)]
 
     def step() -> float:
         for batch in passes:
@@ -151,7 +180,7 @@ def plain(work: Work) -> dict[str, Any]:
             clipped = ratio.clamp(0.8, 1.2)
             advantages = batch["advantages"][:, None]
             terms = -torch.minimum(ratio * advantages, clipped * advantages)
-            ((terms * mask[:, 1:]).sum() / sum(work.lengths_G)).backward()
+            ((terms * mask[:, 1:]).sum() / work.trained_tokens).backward()
         return _update(model, optimizer)
 
     return measure.steps(step)
@@ -195,8 +224,8 @@ def trl(work: Work) -> dict[str, Any]:
     model.train()
     trainer.current_gradient_accumulation_steps = 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    payload = payload_of(work, model.config.vocab_size)
-    inputs = [_trl_inputs(rows, payload, work) for rows in passes_rows]
+    payloads = payloads_of(work, model.config.vocab_size)
+    inputs = [_trl_inputs(rows, payloads, work) for rows in passes_rows]
 
     def step() -> float:
         for batch in inputs:
@@ -213,11 +242,12 @@ def _update(model: Any, optimizer: torch.optim.Optimizer) -> float:
     return norm
 
 
-def _padded(rows: tuple[PlannedRow, ...], payload: GroupPayload, device: str) -> dict[str, torch.Tensor]:
+def _padded(rows: tuple[PlannedRow, ...], payloads: Mapping[str, GroupPayload], device: str) -> dict[str, torch.Tensor]:
     width = max(row.length for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     attention_mask, mask = np.zeros_like(ids), np.zeros((len(rows), width), dtype=np.float32)
     for index, row in enumerate(rows):
+        payload = payloads[row.group_id]
         ids[index, : row.prompt_tokens] = payload.prompt_ids
         ids[index, row.prompt_tokens : row.length] = payload.token_ids[payload.completion(row.completion)]
         attention_mask[index, : row.length] = 1
@@ -231,16 +261,18 @@ def _padded(rows: tuple[PlannedRow, ...], payload: GroupPayload, device: str) ->
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
-def _trl_inputs(rows: tuple[PlannedRow, ...], payload: GroupPayload, work: Work) -> dict[str, torch.Tensor]:
-    batch = _padded(rows, payload, work.device)
-    prompt = work.prompt_tokens  # of one group: all prompts are equally long, and need no padding
+def _trl_inputs(
+    rows: tuple[PlannedRow, ...], payloads: Mapping[str, GroupPayload], work: Work
+) -> dict[str, torch.Tensor]:
+    batch = _padded(rows, payloads, work.device)
+    prompt = work.prompt_tokens  # all prompts are equally long, and need no padding
     return {
         "prompt_ids": batch["ids"][:, :prompt],
         "prompt_mask": batch["attention_mask"][:, :prompt],
         "completion_ids": batch["ids"][:, prompt:],
         "completion_mask": batch["attention_mask"][:, prompt:],
         "advantages": batch["advantages"],
-        "num_items_in_batch": torch.tensor(float(sum(work.lengths_G)), device=work.device),
+        "num_items_in_batch": torch.tensor(float(work.trained_tokens), device=work.device),
     }
 
 
@@ -302,6 +334,7 @@ def _head(work: Work, logprobs: Callable[..., tuple[torch.Tensor, Any]]) -> dict
 
 VARIANTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "ours": ours,
+    "ours_unshared": ours_unshared,
     "plain": plain,
     "trl": trl,
     "head_ours": head_ours,
@@ -366,6 +399,30 @@ def _status(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def flop_of(causal_lm: Any, passes: Sequence[MicroBatch]) -> float:
+    """Of the matrix products of a step, forward and backward, each computed once, without pairs that a mask hides."""
+    config = causal_lm.config
+    layers = sum(p.numel() for p in causal_lm.model.layers.parameters() if p.ndim == 2)
+    head = causal_lm.get_output_embeddings().weight.numel()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_dim
+    trees = [tree for micro in passes for tree in micro.trees]
+    tokens, pairs = sum(map(tokens_of, trees)), sum(map(pairs_of, trees)) / 2
+    trained = sum(row.completion_tokens for tree in trees for row in tree)
+    return 6.0 * (layers * tokens + head * trained + attention * pairs)
+
+
+def flop_per_s(work: Work) -> float:
+    """Of a large product, the best of a few."""
+    a, b = (torch.randn(2048, 2048, device=work.device, dtype=_dtype(work)) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        began = time.perf_counter()
+        (a @ b).sum().item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048**3 / best
 
 
 def floor_of(work: Work, causal_lm: Any, tokens: int, trained: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funicular.launch.plan_options import add_plan, plan_options
 from funicular.launch.verify_options import add_verify, verify_options
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "score": (),
+    "plan": (),
     "verify": ("loss",),
     "config": ("keys", "show"),
     "metrics": ("sync",),
     "sandbox": ("probe",),
 }
-_WITH_OVERRIDES = ("train", "score", "verify loss", "config show")
+_WITH_OVERRIDES = ("train", "score", "plan", "verify loss", "config show")
 USAGE_ERROR = 2
 
 
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(options.recipes, rest)
     if command == "score":
         return _score(options.recipes, rest, options.output)
+    if command == "plan":
+        return _plan(options, rest)
     if command == "verify loss":
         return _verify_loss(options, rest)
     if command == "config show":
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _takes_recipes(score, "COMPLETIONS.jsonl [--output FILE]")
     score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
 
+    add_plan(commands, _takes_recipes)
     add_verify(commands, _takes_recipes)
 
     config = commands.add_parser("config", help="what recipes may say, and what one says")
@@ -172,6 +177,15 @@ def _score(recipes: Sequence[str], words: Sequence[str], output: Path | None) ->
     from funicular.launch.score import score
 
     return score(loaded, Path(files[0]), output)
+
+
+def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    loaded = _load(options.recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.plan import plan
+
+    return plan(loaded, plan_options(options))
 
 
 def _verify_loss(options: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -1,0 +1,84 @@
+"""What a plan is made for: one accelerator's memory and speeds, from its data sheet; or this machine's, measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+GB = 10**9
+TERA = 10**12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """One device."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    bandwidth: float
+    """Bytes per second of its memory."""
+    flops: float
+    """Of dense bfloat16 products, per second."""
+    host_link: float
+    """Bytes per second between it and the host's memory, one way."""
+
+
+def _gpu(name: str, memory_gb: float, bandwidth_gb: float, tflops: float, link_gb: float) -> Hardware:
+    return Hardware(
+        name=name,
+        memory=int(memory_gb * GB),
+        bandwidth=bandwidth_gb * GB,
+        flops=tflops * TERA,
+        host_link=link_gb * GB,
+    )
+
+
+GPUS = {
+    "a100-40": _gpu("NVIDIA A100 40 GB", 40, 1_555, 312, 32),
+    "a100": _gpu("NVIDIA A100 80 GB", 80, 2_039, 312, 32),
+    "l40s": _gpu("NVIDIA L40S", 48, 864, 362, 32),
+    "h100": _gpu("NVIDIA H100 SXM", 80, 3_350, 989, 64),
+    "h200": _gpu("NVIDIA H200", 141, 4_800, 989, 64),
+    "b200": _gpu("NVIDIA B200", 180, 8_000, 2_250, 64),
+}
+"""Data sheets' figures, without sparsity."""
+
+
+def this_machine() -> Hardware:
+    """The CPU, with its speeds measured for about two seconds."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bandwidth = _copy_rate()
+    cores = len(os.sched_getaffinity(0))
+    return Hardware(
+        name=f"this machine: {cores} cores, measured",
+        memory=memory,
+        bandwidth=bandwidth,
+        flops=_product_rate(),
+        host_link=bandwidth,
+    )
+
+
+def _copy_rate(nbytes: int = 1 << 27) -> float:
+    import numpy as np
+
+    source = np.ones(nbytes, dtype=np.uint8)
+    target = np.empty_like(source)
+    return nbytes / _fastest(lambda: np.copyto(target, source))
+
+
+def _product_rate(size: int = 1024) -> float:
+    import torch
+
+    a = torch.randn(size, size, dtype=torch.float32)
+    return 2 * size**3 / _fastest(lambda: a @ a)
+
+
+def _fastest(work: object, rounds: int = 4) -> float:
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()  # type: ignore[operator]
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

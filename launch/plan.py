@@ -1,0 +1,190 @@
+"""`funicular plan`: what a recipe asks for, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from funicular.launch.config import Config
+from funicular.launch.hardware import GPUS, Hardware, this_machine
+from funicular.launch.model_shape import ModelShape, shape_of
+from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
+from funicular.launch.plan_options import PlanOptions
+from funicular.launch.plan_speed import Bounds, Lengths, bounds
+from funicular.launch.recipe import LoadedRecipe
+
+FITS, TOO_LARGE, WRONG_INPUT = 0, 1, 2
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A recipe on a kind of device."""
+
+    config: Config
+    shape: ModelShape
+    hardware: Hardware
+    on_gpu: bool
+    learner: tuple[Part, ...]
+    engine: tuple[Part, ...]
+    room: CacheRoom
+    lengths: Lengths
+    bounds: Bounds
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the recipe does not fit, and what to change."""
+        found = []
+        of_rank = sum(part.nbytes for part in self.learner)
+        if of_rank > self.hardware.memory:
+            largest = max(self.learner, key=lambda part: part.nbytes)
+            found.append(
+                f"a learner rank needs {_gib(of_rank)} of {_gib(self.hardware.memory)}, most of it {largest.name}: "
+                f"{_remedy(largest.name, self.config)}"
+            )
+        if self.room.completions < 1:
+            found.append(
+                f"an engine's KV cache has room for {self.room.tokens:,.0f} tokens and one completion may need "
+                f"{self.room.longest:,}: raise generator.tensor_parallel_size or generator.gpu_memory_fraction"
+                if self.on_gpu
+                else f"an engine's KV cache has room for {self.room.tokens:,.0f} tokens and one completion may need "
+                f"{self.room.longest:,}: raise generator.kv_cache_gib"
+            )
+        return found
+
+    def text(self) -> str:
+        """For the terminal."""
+        config, shape = self.config, self.shape
+        lines = [
+            f"model     {config.model.path}: {shape.model_type}, {shape.parameters / 1e9:.3f} billion parameters",
+            f"device    {self.hardware.name}: {_gib(self.hardware.memory)}, {self.hardware.bandwidth / 1e9:,.0f} GB/s, "
+            f"{self.hardware.flops / 1e12:,.2f} TFLOP/s",
+            *_placement(config, on_gpu=self.on_gpu),
+            *_batch(config),
+            "",
+            *_table("one learner rank", self.learner),
+            "",
+            *_table("one engine worker", self.engine),
+            f"  room for {self.room.tokens:,.0f} tokens an engine: {self.room.completions:,} completions of "
+            f"{self.room.longest:,} with the prompt;",
+            f"  generator.max_sequences={config.generator.max_sequences}",
+            "",
+            *self._speed(),
+        ]
+        problems = self.problems
+        lines += ["", *(f"DOES NOT FIT: {problem}" for problem in problems)] if problems else ["", "fits"]
+        return "\n".join(lines)
+
+    def _speed(self) -> list[str]:
+        found = self.bounds
+        step_s = found.step_s(self.config.max_staleness)
+        mode = "in lockstep" if self.config.max_staleness == 0 else "generation beside learning"
+        return [
+            f"least seconds of a step, at {self.lengths.prompt:g} + {self.lengths.completion:g} tokens a completion",
+            f"  generate  {found.generate_s:>10.2f}   {found.decode_rate:,.0f} tokens/s, bound by "
+            f"{found.decode_is_bound_by} with {found.in_flight:.0f} in flight an engine",
+            f"  learn     {found.learn_s:>10.2f}",
+            f"  sync      {found.sync_s:>10.2f}   {found.sync_bytes / 1e9:.2f} GB to the host's memory and back",
+            f"  step      {step_s:>10.2f}   {mode}: at most {found.completions / step_s:,.1f} completions/s",
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            "model": asdict(self.shape),
+            "device": asdict(self.hardware),
+            "learner_rank": [asdict(part) for part in self.learner],
+            "engine_worker": [asdict(part) for part in self.engine],
+            "kv_cache": asdict(self.room),
+            "bounds": asdict(self.bounds),
+            "problems": self.problems,
+        }
+
+
+def plan(loaded: LoadedRecipe, options: PlanOptions) -> int:
+    """Print the plan; the exit status: 0 it fits, 1 it does not, 2 wrong input."""
+    try:
+        made = make_plan(loaded.config, options)
+        if options.json_file is not None:
+            options.json_file.write_text(json.dumps(made.record(), indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    print(made.text())
+    return TOO_LARGE if made.problems else FITS
+
+
+def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = None) -> Plan:
+    """The plan of a checked recipe.
+
+    Args:
+        shape: None: read from `model.path`.
+
+    Raises:
+        ValueError: there is no configuration of the model.
+    """
+    on_gpu = options.device != "cpu"
+    hardware = GPUS[options.device] if on_gpu else this_machine()
+    shape = shape or shape_of(config.model.path)
+    engine, room = engine_parts(config, shape, hardware, on_gpu=on_gpu)
+    lengths = Lengths(
+        prompt=options.prompt_tokens or config.generator.max_prompt_tokens,
+        completion=options.completion_tokens or config.generator.max_completion_tokens,
+    )
+    return Plan(
+        config=config,
+        shape=shape,
+        hardware=hardware,
+        on_gpu=on_gpu,
+        learner=learner_parts(config, shape, on_gpu=on_gpu),
+        engine=tuple(engine),
+        room=room,
+        lengths=lengths,
+        bounds=bounds(config, shape, hardware, room, lengths),
+    )
+
+
+def _placement(config: Config, *, on_gpu: bool) -> list[str]:
+    generator, learner = config.generator, config.learner
+    of_engines = generator.count * generator.tensor_parallel_size
+    unit = "GPU" if on_gpu else "CPU"
+    return [
+        f"parts     {of_engines + learner.ranks} {unit}s: {generator.count} generators x "
+        f"{generator.tensor_parallel_size}, {learner.ranks} learner ranks (ZeRO {learner.zero_stage}); "
+        f"{config.reward.scorers} scorers, a CPU each",
+    ]
+
+
+def _batch(config: Config) -> list[str]:
+    algorithm = config.algorithm
+    completions = algorithm.groups_per_step * algorithm.group_size
+    steps = algorithm.optimizer_batches * algorithm.num_iterations
+    return [
+        f"batch     {algorithm.groups_per_step} groups x {algorithm.group_size} completions = {completions} a step; "
+        f"{steps} optimizer steps of {completions // algorithm.optimizer_batches} completions; "
+        f"{config.max_steps} steps = {config.max_steps * completions:,} completions",
+    ]
+
+
+def _table(title: str, parts: Sequence[Part]) -> list[str]:
+    width = max(len(part.name) for part in parts)
+    rows = [f"  {part.name:<{width}}  {_gib(part.nbytes):>11}   {part.how}" for part in parts]
+    total = sum(part.nbytes for part in parts)
+    return [title, *rows, f"  {'together':<{width}}  {_gib(total):>11}"]
+
+
+def _remedy(largest: str, config: Config) -> str:
+    if largest == "activations" and not config.learner.gradient_checkpointing:
+        return "set learner.gradient_checkpointing=true, or lower learner.micro_batch_tokens"
+    if largest == "activations":
+        return "lower learner.micro_batch_tokens, or raise learner.sequence_parallel"
+    if config.learner.zero_stage < 3:
+        return f"raise learner.zero_stage (now {config.learner.zero_stage}) or learner.ranks, or set learner.lora_rank"
+    return "raise learner.ranks, set learner.offload_optimizer=cpu, or learner.lora_rank"
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / _GIB:,.2f} GiB"

@@ -1,0 +1,51 @@
+"""What `funicular plan` takes besides a recipe. Loads nothing heavy: `--help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from funicular.launch.hardware import GPUS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What the plan is made for."""
+
+    device: str = "cpu"
+    """A name of hardware.GPUS, or cpu: this machine, measured."""
+    prompt_tokens: int | None = None
+    """Mean length; None: the recipe's longest."""
+    completion_tokens: int | None = None
+    """Mean length; None: the recipe's longest."""
+    json_file: Path | None = None
+    """Where to write the plan; None: nowhere."""
+
+
+def add_plan(commands: argparse._SubParsersAction, takes_recipes: Callable[..., None]) -> None:
+    """Add the command to a parser."""
+    parser = commands.add_parser(
+        "plan", help="memory, speed and parts of a recipe, before anything starts", allow_abbrev=False
+    )
+    takes_recipes(parser, "[--gpu NAME]")
+    parser.add_argument(
+        "--gpu",
+        choices=[*GPUS, "cpu"],
+        default="cpu",
+        help="kind of device; cpu (the default) is this machine, measured",
+    )
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="mean length (default: the longest)")
+    parser.add_argument("--completion-tokens", type=int, metavar="N", help="mean length (default: the longest)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan here too")
+
+
+def plan_options(options: argparse.Namespace) -> PlanOptions:
+    """From the command line."""
+    return PlanOptions(
+        device=options.gpu,
+        prompt_tokens=options.prompt_tokens,
+        completion_tokens=options.completion_tokens,
+        json_file=options.json,
+    )

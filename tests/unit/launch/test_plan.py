@@ -1,0 +1,173 @@
+"""Plans against published figures and against sums made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from funicular.launch.cli import main
+from funicular.launch.hardware import GPUS
+from funicular.launch.model_shape import ModelShape, shape_from_config
+from funicular.launch.plan import make_plan
+from funicular.launch.plan_options import PlanOptions
+from funicular.launch.recipe import load_recipe
+
+GIB = 1 << 30
+
+QWEN = {
+    "vocab_size": 152_064,
+    "hidden_size": 3584,
+    "intermediate_size": 18_944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+}
+LLAMA_8B = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+}
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28_672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+
+
+def shape(kind: str, sizes: dict) -> ModelShape:
+    return shape_from_config(AutoConfig.for_model(kind, **sizes))
+
+
+@pytest.fixture(scope="module")
+def qwen() -> ModelShape:
+    return shape("qwen2", QWEN)
+
+
+@pytest.fixture(scope="module")
+def llama() -> ModelShape:
+    return shape("llama", LLAMA_8B)
+
+
+@pytest.fixture(scope="module")
+def llama_70b() -> ModelShape:
+    return shape("llama", LLAMA_70B)
+
+
+def parts(found: tuple) -> dict[str, float]:
+    return {part.name: part.nbytes for part in found}
+
+
+def test_parameters_are_those_of_the_model_cards(qwen: ModelShape, llama: ModelShape, llama_70b: ModelShape) -> None:
+    assert qwen.parameters == 7_615_616_512
+    assert llama.parameters == 8_030_261_248
+    assert llama_70b.parameters == 70_553_706_496
+
+
+def test_a_token_of_the_cache_is_two_times_layers_times_key_heads_times_their_width(
+    qwen: ModelShape, llama: ModelShape, llama_70b: ModelShape
+) -> None:
+    assert 2 * qwen.cache_values == 57_344
+    assert 2 * llama.cache_values == 131_072
+    assert 2 * llama_70b.cache_values == 327_680
+
+
+def test_adapters_are_counted_as_peft_counts_them() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    small = AutoConfig.for_model(
+        "qwen2",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(small), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shape_from_config(small).adapter_parameters(8) == trained
+
+
+def test_a_rank_of_zero_3_holds_its_share(qwen: ModelShape) -> None:
+    config = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], []).config
+    found = parts(make_plan(config, PlanOptions(device="h100"), qwen).learner)
+    assert found["weights"] == pytest.approx(qwen.parameters * 2 / 4)
+    assert found["gradients"] == pytest.approx(qwen.parameters * 4 / 4)
+    assert found["adamw's state and master weights"] == pytest.approx(qwen.parameters * 12 / 4)
+    longest = 28 * 8192 * 3584 * 2
+    assert longest < found["activations"] < 2.5 * longest
+
+
+def test_the_shipped_recipe_for_a_node_fits_and_one_rank_does_not(qwen: ModelShape) -> None:
+    recipe = "gsm8k_qwen2.5_7b_8xh100"
+    fits = make_plan(load_recipe([recipe], []).config, PlanOptions(device="h100"), qwen)
+    assert fits.problems == []
+    alone = make_plan(load_recipe([recipe], ["learner.ranks=1"]).config, PlanOptions(device="h100"), qwen)
+    (problem,) = alone.problems
+    assert "a learner rank needs" in problem
+    assert "raise learner.ranks" in problem
+
+
+@pytest.mark.parametrize("ranks", [8, 16])
+def test_a_70b_model_with_adapters_fits_where_its_frozen_weights_do(llama_70b: ModelShape, ranks: int) -> None:
+    values = [
+        f"learner.ranks={ranks}",
+        "learner.lora_rank=16",
+        "generator.tensor_parallel_size=4",
+        "learner.micro_batch_tokens=4096",
+    ]
+    config = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], values).config
+    plan = make_plan(config, PlanOptions(device="h100"), llama_70b)
+    found = parts(plan.learner)
+    assert found["weights"] == pytest.approx(141.107e9 / ranks, rel=1e-3)
+    assert found["adapters"] == pytest.approx(llama_70b.adapter_parameters(16) * 2 / ranks)
+    assert plan.problems == []
+    assert plan.room.tokens == pytest.approx((0.85 * 80e9 - 141.107e9 / 4) / (327_680 / 4), rel=1e-3)
+
+
+def test_without_room_for_one_completion_the_plan_says_so(llama_70b: ModelShape) -> None:
+    config = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], ["generator.tensor_parallel_size=1"]).config
+    problems = make_plan(config, PlanOptions(device="h100"), llama_70b).problems
+    assert any("raise generator.tensor_parallel_size" in problem for problem in problems)
+
+
+def test_decoding_few_sequences_is_bound_by_reading_the_weights(llama: ModelShape) -> None:
+    values = ["generator.max_sequences=1", "generator.count=1", "generator.tensor_parallel_size=1"]
+    config = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], values).config
+    options = PlanOptions(device="h100", prompt_tokens=1, completion_tokens=2)
+    found = make_plan(config, options, llama).bounds
+    assert found.decode_is_bound_by == "bandwidth"
+    assert found.decode_rate == pytest.approx(GPUS["h100"].bandwidth / (llama.parameters * 2), rel=1e-3)
+    assert found.learn_s == pytest.approx(8 * llama.products * 512 * 3 / (4 * GPUS["h100"].flops), rel=0.3)
+
+
+def test_the_command_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    AutoConfig.for_model("qwen2", **QWEN).save_pretrained(tmp_path / "model")
+    words = ["plan", "-c", "gsm8k_qwen2.5_7b_8xh100", "--gpu", "h100", "--json", str(tmp_path / "plan.json")]
+    status = main([*words, f"model.path={tmp_path / 'model'}"])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert "7.616 billion parameters" in said
+    assert said.splitlines()[-1] == "fits"
+    assert json.loads((tmp_path / "plan.json").read_text())["problems"] == []
+
+
+def test_a_model_that_is_not_there_is_an_error_before_anything_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["plan", "-c", "gsm8k_qwen2.5_7b_8xh100", "model.path=nobody/nothing"]) == 2
+    assert "model.path=nobody/nothing" in capsys.readouterr().err

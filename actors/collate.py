@@ -13,6 +13,7 @@ from funicular.actors.layout import Layout
 from funicular.actors.losses.segments import Segments
 from funicular.actors.packing import MicroBatch
 from funicular.actors.types import GroupPayload, TeacherPayload
+from funicular.actors.vision import PassImages, pass_images
 
 Tree = tuple[np.ndarray, list[np.ndarray]]
 """Ids of a prompt, and of the completions that share it."""
@@ -50,6 +51,8 @@ class Batch:
     """(R) group_id and index of each completion."""
     is_empty: bool
     """A pass that only keeps the ranks in step: one token of weight 0."""
+    images: PassImages | None = None
+    """Of padded rows; None: there are none."""
 
 
 def collate(
@@ -85,8 +88,10 @@ def collate(
     def floats(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(device)
 
+    placed = _packed(trees, device) if packed else _padded(trees, device)
+    width = placed["input_ids"].shape[1]
     return Batch(
-        **(_packed(trees, device) if packed else _padded(trees, device)),
+        **placed,
         labels=torch.from_numpy(np.concatenate(labels)).to(device),
         advantages=floats(np.repeat([row.advantage for row in rows], tokens)),
         token_weights=floats(np.repeat([row.token_weight for row in rows], tokens)),
@@ -96,6 +101,7 @@ def collate(
         kl_weight=rows[0].kl_weight,
         rows=tuple((row.group_id, row.completion) for row in rows),
         is_empty=False,
+        images=None if packed else pass_images(rows, payloads, width, device),
     )
 
 

@@ -262,6 +262,9 @@ class LearnerConfig:
     """Type of the frozen weights under adapters; nf4: 4 bits, QLoRA (arXiv 2305.14314). Needs bitsandbytes."""
     lora_targets: str = "all-linear"
     """Modules that get adapters: all-linear, or names separated by commas."""
+    freeze_vision: bool = True
+    """Of a vision-language model, train the language model only; false: the vision tower and its projector too, with
+    adapters where there are adapters."""
     cpu_threads: int = 0
     """OpenMP threads of each rank on CPU; 0: all cores divided by ranks."""
     start_deadline_s: float = 900.0

@@ -16,7 +16,7 @@ from funicular.actors.weight_packing import Weight, cut_buckets
 
 _SHARD_BYTES = 4 << 30
 _COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
-"""Tokenizer, chat template, generation config, a model's own code. Weights and their index are written new."""
+"""Tokenizer, image processor, chat template, generation config, a model's own code. Weights are written new."""
 
 
 def export_model(
@@ -47,9 +47,10 @@ def _copy_files(source: Path, folder: Path) -> None:
 
 def _write_configs(causal_lm: Any, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    # Training turns the cache off at the call, never here: a model saved with use_cache false generates slowly.
-    config |= {"use_cache": True, "dtype": str(causal_lm.dtype).removeprefix("torch.")}
-    config.pop("torch_dtype", None)
+    for part in (config, config["text_config"]) if "text_config" in config else (config,):
+        # Training turns the cache off at the call, never here: a model saved with use_cache false generates slowly.
+        part |= {"use_cache": True, "dtype": str(causal_lm.dtype).removeprefix("torch.")}
+        part.pop("torch_dtype", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if not (folder / "generation_config.json").exists():
         causal_lm.generation_config.save_pretrained(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, weight_packing
+from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, vision, weight_packing
 from funicular.actors.collate import token_batch
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.distillation_config import DistillationConfig, teacher_in_ranks
@@ -122,6 +122,8 @@ class LearnerRank:
             )
         policy = self._load_policy()
         self._packed, self._shares_prompts = policy.packed, policy.shares_prompts
+        if config.freeze_vision and vision.reads_images(policy.causal_lm):
+            vision.freeze(policy.causal_lm)
         if config.lora_rank:
             refreshed = needs_reference(self._algorithm) and self._algorithm.reference_refresh_steps > 0
             self._lora = lora.add_adapters(policy.causal_lm, config, self._seed, with_reference=refreshed)
@@ -301,7 +303,7 @@ class LearnerRank:
 
     @torch.no_grad()
     def _canary(self, count: int) -> Canary:
-        vocabulary = self._causal_lm.config.vocab_size
+        vocabulary = self._causal_lm.config.get_text_config().vocab_size
         token_ids = weight_packing.canary_tokens(count, vocabulary, self._special_tokens)
         batch = token_batch(list(token_ids), self._device, packed=self._packed)
         logprobs, _ = score_batch(self._engine, batch, temperature=1.0)
@@ -313,5 +315,5 @@ def _special_tokens(folder: Path) -> list[int]:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    vocabulary = AutoConfig.from_pretrained(str(folder)).vocab_size
+    vocabulary = AutoConfig.from_pretrained(str(folder)).get_text_config().vocab_size
     return [*tokenizer.all_special_ids, *range(len(tokenizer), vocabulary)]

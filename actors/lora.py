@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from funicular.actors import vision
 from funicular.actors.config import LearnerConfig
 
 POLICY = "default"
@@ -57,6 +58,7 @@ def add_adapters(model: Any, config: LearnerConfig, seed: int, *, with_reference
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=targets,
+        exclude_modules=vision.ADAPTER_FREE if config.freeze_vision and vision.reads_images(model) else None,
         lora_dropout=0.0,
         task_type=TaskType.CAUSAL_LM,
         use_dora=config.adapter == "dora",

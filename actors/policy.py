@@ -13,9 +13,11 @@ from funicular.actors.activation_offload import offloaded_activations
 from funicular.actors.attention import attention_arguments
 from funicular.actors.collate import Batch
 from funicular.actors.head import OutputHead, TeacherTarget, check_logits
+from funicular.actors.images import is_vision_model
 from funicular.actors.layout import Layout
 from funicular.actors.packed_rows import decoder_of, switch_to_packed_rows, switch_to_shared_prompts
 from funicular.actors.sequence import SequenceGroup, Share, gather_tokens, pad_and_cut, refuse_model, share_of
+from funicular.actors.vision import PassImages, vision_of
 
 _PROBE_TOKENS = 4
 
@@ -56,6 +58,7 @@ class PolicyModel(nn.Module):
         self.head = OutputHead(causal_lm, dtype=head_dtype)
         self._compute_dtype = compute_dtype
         self._offload_activations = offload_activations
+        self._vision = vision_of(causal_lm)
         self._check_head()
         self.packed = packing and switch_to_packed_rows(causal_lm, compute_dtype)
         self.shares_prompts = self.packed and share_prompts and switch_to_shared_prompts(causal_lm)
@@ -74,6 +77,7 @@ class PolicyModel(nn.Module):
         temperature: float,
         layout: Layout | None = None,
         target: TeacherTarget | None = None,
+        images: PassImages | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Log-probability of the tokens to score, and the entropy of the distributions they were drawn from.
 
@@ -87,13 +91,14 @@ class PolicyModel(nn.Module):
             temperature: logits are divided by it.
             layout: of packed rows; needed where `packed`, and None elsewhere.
             target: what a teacher says of the same tokens; of this rank's, where ranks share a pass.
+            images: of padded rows; None: they have none.
 
         Returns:
             Log-probabilities and entropies in nats, (N,) float32 each, both with gradient. With a target, besides: the
             divergence from it, with gradient, and KL(student || teacher), without.
         """
         with self._precision(input_ids.device):
-            states = self.predicting_states(input_ids, attention_mask, position_ids, predictors, layout)
+            states = self.predicting_states(input_ids, attention_mask, position_ids, predictors, layout, images)
             share = self._share(input_ids, predictors)
             if share is None:
                 return self.head(states, labels, temperature, target)
@@ -108,6 +113,7 @@ class PolicyModel(nn.Module):
         position_ids: torch.Tensor,
         predictors: torch.Tensor,
         layout: Layout | None = None,
+        images: PassImages | None = None,
     ) -> torch.Tensor:
         """(N, H) hidden states before the tokens to score; arguments as those of `forward`.
 
@@ -121,7 +127,7 @@ class PolicyModel(nn.Module):
             predictors = predictors[share.own] - share.start
             sharing = {"sequence_group": share.group}
         with self._precision(input_ids.device), offloaded_activations() if self._offload_activations else nullcontext():
-            hidden = self._hidden(input_ids, attention_mask, position_ids, layout, **sharing)
+            hidden = self._hidden(input_ids, attention_mask, position_ids, layout, images, **sharing)
         return hidden.reshape(-1, hidden.shape[-1])[predictors]
 
     def _share(self, input_ids: torch.Tensor, predictors: torch.Tensor) -> Share | None:
@@ -137,14 +143,17 @@ class PolicyModel(nn.Module):
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
         layout: Layout | None = None,
+        images: PassImages | None = None,
         **sharing: Any,
     ) -> Any:
         arguments: dict[str, Any] = {"attention_mask": attention_mask}
         if layout is not None:
             implementation = self.causal_lm.config._attn_implementation
             arguments = {**attention_arguments(implementation, layout, input_ids.device), **sharing}
-        decoder = decoder_of(self.causal_lm)
-        return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **arguments).last_hidden_state
+        inputs: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
+        if self._vision is not None:
+            inputs = self._vision.decoder_inputs(input_ids, attention_mask, position_ids, images)
+        return decoder_of(self.causal_lm)(use_cache=False, **inputs, **arguments).last_hidden_state
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -169,11 +178,12 @@ def compare_batch(model: Any, batch: Batch, temperature: float, target: TeacherT
         temperature=temperature,
         layout=batch.layout,
         target=target,
+        images=batch.images,
     )
 
 
 def load_causal_lm(folder: str | Path, dtype: torch.dtype, **options: Any) -> Any:
-    """Load the model of a Hugging Face folder, with every dropout off.
+    """Load the model of a Hugging Face folder, a vision-language model with its tower, with every dropout off.
 
     Args:
         options: further ones of transformers' `from_pretrained` (`quantization.loading_options`).
@@ -181,9 +191,10 @@ def load_causal_lm(folder: str | Path, dtype: torch.dtype, **options: Any) -> An
     Raises:
         ValueError: it keeps persistent buffers, which weight sync does not send.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
+    kind = AutoModelForImageTextToText if is_vision_model(folder) else AutoModelForCausalLM
+    model = kind.from_pretrained(str(folder), dtype=dtype, **options)
     model.eval()
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the soft-cap out (Gemma 2)

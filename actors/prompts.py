@@ -39,7 +39,7 @@ class Prompts:
         try:
             return list(
                 self._tokenizer.apply_chat_template(
-                    [dict(message) for message in task.prompt],
+                    _messages(task),
                     chat_template=self.template,
                     add_generation_prompt=True,
                     tokenize=True,
@@ -56,6 +56,20 @@ class Prompts:
     def decode(self, token_ids: list[int]) -> str:
         """Text for scoring and display; special tokens are left out, and spaces stay as they are."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _messages(task: Task) -> list[dict[str, Any]]:
+    """The task's messages; image parts without their names, which no template knows."""
+    return [
+        dict(message)
+        if isinstance(message["content"], str)
+        else {
+            "role": message["role"],
+            "content": [dict(p) if p["type"] == "text" else {"type": "image"} for p in message["content"]],
+        }
+        for message in task.prompt
+        if not isinstance(message, str)
+    ]
 
 
 def load_tokenizer(model_folder: str) -> Any:

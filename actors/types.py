@@ -15,6 +15,18 @@ from funicular.rewards.types import Task, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFeatures:
+    """The images of one prompt as a vision tower reads them, one after the other."""
+
+    pixel_values: np.ndarray
+    """(patches, values of a patch) float32."""
+    grid_thw: np.ndarray
+    """(images, 3) int64: patches of each image in time, height and width."""
+    places: np.ndarray
+    """(placeholders,) int64: where in `prompt_ids` the tokens stand that the images take the place of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupPayload:
     """The G completions of one task as packed arrays: from generator to scorer and learner by reference.
 
@@ -36,6 +48,8 @@ class GroupPayload:
     """(sum of lengths,) int32: the policy version that sampled each token; None: none did."""
     texts: tuple[str, ...]
     """(G) decoded without special tokens: for scoring and display, never re-encoded (law 5)."""
+    images: ImageFeatures | None = None
+    """Of the prompt, once for all completions; None: it has none."""
 
     def completion(self, index: int) -> slice:
         """The slice of completion `index` in every per-token array."""

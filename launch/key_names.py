@@ -210,6 +210,8 @@ PEER_NAMES = {
     "load_in_4bit": "learner.quantization",
     "bnb_4bit_quant_type": "learner.quantization",
     "target_modules": "learner.lora_targets",
+    "freeze_vit": "learner.freeze_vision",
+    "freeze_vision_tower": "learner.freeze_vision",
     # the run
     "total_training_steps": "max_steps",
     "num_train_steps": "max_steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
@@ -18,11 +19,13 @@ def start_engine(
     seed: int,
     use_gpu: bool,
     max_batch_tokens: int | None = None,
+    stat_loggers: Sequence[Any] = (),
 ) -> Any:
     """Start an AsyncLLM in the running event loop, which it blocks meanwhile (about a minute).
 
     Args:
         max_batch_tokens: tokens of one pass through the model; None: vLLM's choice.
+        stat_loggers: to whom vLLM tells its statistics (`serving_stats.py`).
 
     Returns:
         The engine, ready to receive weights. Its own weights are those of `model_folder`.
@@ -52,12 +55,12 @@ def start_engine(
         stream_interval=8,
         worker_extension_cls="funicular.actors.vllm_compat.WorkerExtension",
         weight_transfer_config=WeightTransferConfig(backend=vllm_compat.BACKEND),
-        disable_log_stats=True,
+        disable_log_stats=True,  # of vLLM's own loggers
         enable_log_requests=False,
         **where,
         **config.engine_options,
     )
-    return AsyncLLM.from_engine_args(arguments)
+    return AsyncLLM.from_engine_args(arguments, stat_loggers=list(stat_loggers))
 
 
 def _set_environment(config: GeneratorConfig, *, use_gpu: bool) -> None:

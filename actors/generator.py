@@ -17,6 +17,7 @@ from funicular.actors.completions import Completion, describe_group, pack_group
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.errors import GroupFailed
 from funicular.actors.sampling import sampling_parameters
+from funicular.actors.serving_stats import ServingStats, StatCollector, stat_loggers
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
 from funicular.actors.weights import PublishedWeights, SyncRecord
 
@@ -33,6 +34,8 @@ class _Group:
 
     failure: asyncio.Future[None]
     """Set to make the whole group fail."""
+    unfinished: int
+    """Members that are not complete yet."""
     in_engine: int = 0
     """Members that have a place."""
 
@@ -78,6 +81,7 @@ class Generator:
         self._groups: set[_Group] = set()
         self._clock = clock
         self._last_token = clock()  # of any group; also the last moment at which none was due
+        self._serving = StatCollector(self._waiting)
         self._counts = {"groups": 0, "groups_failed": 0, "tokens": 0}
 
     async def start(self) -> dict[str, float]:
@@ -97,7 +101,12 @@ class Generator:
         remove_leftovers()
         self._prompts = Prompts(load_tokenizer(self._model_folder), self._chat_template)
         self._engine = start_engine(
-            self._config, self._sync, model_folder=self._model_folder, seed=self._seed, use_gpu=self._use_gpu
+            self._config,
+            self._sync,
+            model_folder=self._model_folder,
+            seed=self._seed,
+            use_gpu=self._use_gpu,
+            stat_loggers=stat_loggers(self._name, self._serving),
         )
         async with asyncio.timeout(self._config.start_deadline_s):
             await self._init_weight_transfer()
@@ -163,7 +172,7 @@ class Generator:
 
     async def _complete(self, prompt_ids: list[int], request: GenerationRequest) -> list[Completion]:
         """All completions of a group; when one fails, the others are aborted."""
-        group = _Group(failure=asyncio.get_running_loop().create_future())
+        group = _Group(failure=asyncio.get_running_loop().create_future(), unfinished=request.count)
         members = [
             asyncio.create_task(self._complete_one(prompt_ids, sampling_parameters(self._config, request, i), group))
             for i in range(request.count)
@@ -215,6 +224,7 @@ class Generator:
                 raise GroupFailed("engine_error", f"{self._name}: {error.__cause__ or error}") from error
             finally:
                 group.in_engine -= 1
+                group.unfinished -= 1
 
     async def _stream(self, prompt_ids: list[int], parameters: Any) -> Completion:
         from vllm.inputs import tokens_input
@@ -280,6 +290,13 @@ class Generator:
         out["generator/running"] = float(sum(group.in_engine for group in self._groups))
         out |= {f"sync/{part}_s": seconds for part, seconds in self._installer.seconds.items()}
         return out
+
+    async def serving_stats(self) -> ServingStats:
+        """How the engine served since the last call."""
+        return self._serving.report()
+
+    def _waiting(self) -> int:
+        return sum(group.unfinished - group.in_engine for group in self._groups)
 
     async def stop(self) -> None:
         """End the engine and its processes."""

@@ -16,12 +16,16 @@ from ray.exceptions import RayActorError
 
 from funicular.actors.engine_members import EngineMembers, Member
 from funicular.actors.errors import GroupFailed, first_line
+from funicular.actors.serving_stats import ServingStats, serving_metrics
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
 
 log = logging.getLogger(__name__)
+
+REPORT_DEADLINE_S = 5.0
+"""Statistics of a step are not worth more of it."""
 
 
 class Generators(EngineMembers):
@@ -43,6 +47,7 @@ class Generators(EngineMembers):
         install_deadline_s: float,
         budget: RestartBudget,
         kill_actor: Callable[[Any], None] = ray.kill,
+        cancel_call: Callable[[Any], None] = ray.cancel,
     ) -> None:
         super().__init__(
             "generator",
@@ -53,6 +58,7 @@ class Generators(EngineMembers):
             kill_actor=kill_actor,
         )
         self._install_deadline_s = install_deadline_s
+        self._cancel_call = cancel_call
         self._newest: PublishedWeights | None = None
 
     async def generate(self, request: GenerationRequest) -> tuple[GenerationRecord, Any]:
@@ -67,12 +73,15 @@ class Generators(EngineMembers):
         """
         member = await self._least_loaded()
         actor = member.actor
+        record_ref, payload_ref = actor.generate.remote(request)
         self._work(member, +1)
         try:
-            record_ref, payload_ref = actor.generate.remote(request)
             # No deadline here: the generator itself watches for progress, and the health watch for the generator.
             record = await call(record_ref, deadline_s=None, what=f"{member.name}: {request.group_id}")
             return record, payload_ref
+        except asyncio.CancelledError:
+            self._cancel_call(record_ref)  # its slot or attempt is gone: the engine is to work for others
+            raise
         except RayActorError as error:
             self._distrust(member, actor, first_line(error))
             raise GroupFailed("generator_died", f"{member.name}: {first_line(error)}") from error
@@ -124,8 +133,23 @@ class Generators(EngineMembers):
                 self._distrust(member, member.actor, first_line(error))
 
     async def metrics(self) -> dict[str, float]:
-        """Number of serving generators and the fraction of time that generators had nothing to do."""
-        return {"perf/generator_idle_frac": self._busy.idle_fraction(), "generators/serving": float(self.serving)}
+        """How many serve, how much they idled, and how their engines served, since the last call."""
+        serving = [member for member in self._members if member.state == "serving"]
+        reports = await asyncio.gather(*(self._report(member) for member in serving))
+        return {
+            "perf/generator_idle_frac": self._busy.idle_fraction(),
+            "generators/serving": float(self.serving),
+            **serving_metrics([report for report in reports if report is not None]),
+        }
+
+    async def _report(self, member: Member) -> ServingStats | None:
+        """None: it does not answer; its health is somebody else's matter."""
+        what = f"{member.name}: serving statistics"
+        try:
+            return await call(member.actor.serving_stats.remote(), deadline_s=REPORT_DEADLINE_S, what=what)
+        except (RayActorError, DeadlineExceeded) as error:
+            log.warning("%s", first_line(error))
+            return None
 
     async def _begin(self, member: Member) -> None:
         await self._set_state(member, "waiting")

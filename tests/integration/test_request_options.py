@@ -5,6 +5,7 @@ Whatever is asked, the recorded log-probability is that of the distribution that
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -195,6 +196,17 @@ async def test_a_completion_that_repeats_itself_is_stopped_as_truncated(engine: 
     assert repeats
     record, _ = await engine.generate(form=form, temperature=0.0, count=1)
     assert (record.repeated_G, record.truncated_G) == ((False,), (True,))
+
+
+async def test_statistics_are_those_of_what_was_generated(engine: Engine) -> None:
+    await engine.generator.serving_stats()
+    record, _ = await engine.generate(count=3)
+    await asyncio.sleep(0.2)  # the engine tells of its last iteration after it has handed out the tokens
+    stats = await engine.generator.serving_stats()
+    assert stats.tokens == sum(record.lengths_G)
+    assert (stats.first_tokens, stats.gaps > 0, stats.iterations >= max(record.lengths_G)) == (3, True, True)
+    assert 0 < stats.cache_used_max < 1
+    assert stats.running >= stats.iterations - 1
 
 
 async def test_the_names_of_engine_options_are_those_of_the_installed_vllm() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import RayActorError
 
 from funicular.actors.errors import GroupFailed, RunStopped
 from funicular.actors.generators import Generators
+from funicular.actors.serving_stats import ServingStats
 from funicular.actors.types import GenerationRequest
 from funicular.actors.weight_sync import WeightSync
 from funicular.actors.weights import Canary, Manifest, PublishedWeights, SyncRecord, WeightSyncError
@@ -42,6 +44,9 @@ class FakeEngineActor:
 
     async def do_health(self) -> None:
         return None
+
+    async def do_serving_stats(self) -> ServingStats:
+        return ServingStats()
 
     async def do_install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
         version = published.manifest.version
@@ -209,3 +214,43 @@ async def test_a_group_of_a_dead_generator_fails_and_the_generator_is_rebuilt() 
     await settle()
     assert world.killed == [dead]
     assert world.installed[-1] == ("generator-0", 0)
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_cancelled_where_it_runs() -> None:
+    world = FakeWorld()
+    generators, _ = await published(world, 1)
+    actor, cancelled = world.made[0], []
+    generators._cancel_call = cancelled.append
+    running = asyncio.Event()
+
+    async def forever(request: GenerationRequest) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    call = FakeMethod(forever).remote
+    actor.__dict__["generate"] = SimpleNamespace(remote=lambda request: (call(request), "payload"))
+    request = GenerationRequest(group_id="g1", task=fake_tasks(1)[0], count=2, temperature=1.0)
+    group = asyncio.create_task(generators.generate(request))
+    await running.wait()
+    group.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await group
+    assert len(cancelled) == 1
+    assert generators._members[0].in_flight == 0
+
+
+async def test_statistics_of_the_generators_that_answer_are_enough() -> None:
+    world = FakeWorld()
+    generators, _ = await published(world, 2)
+
+    async def dead() -> None:
+        raise RayActorError
+
+    async def alive() -> ServingStats:
+        return ServingStats(seconds=2.0, iterations=1, tokens=10)
+
+    for actor, answer in zip(world.made, (dead, alive), strict=True):
+        actor.__dict__["serving_stats"] = FakeMethod(answer)
+    metrics = await generators.metrics()
+    assert metrics["serving/tokens_per_s"] == 5.0
+    assert metrics["generators/serving"] == 2.0

@@ -19,12 +19,13 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "score": (),
     "plan": (),
+    "doctor": (),
     "verify": ("loss",),
     "config": ("keys", "show"),
     "metrics": ("sync",),
     "sandbox": ("probe",),
 }
-_WITH_OVERRIDES = ("train", "score", "plan", "verify loss", "config show")
+_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show")
 USAGE_ERROR = 2
 
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _score(options.recipes, rest, options.output)
     if command == "plan":
         return _plan(options, rest)
+    if command == "doctor":
+        return _doctor(options, rest)
     if command == "verify loss":
         return _verify_loss(options, rest)
     if command == "config show":
@@ -87,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
 
     add_plan(commands, _takes_recipes)
+    doctor = commands.add_parser("doctor", help="what would keep a recipe from running here", allow_abbrev=False)
+    _takes_recipes(doctor)
     add_verify(commands, _takes_recipes)
 
     config = commands.add_parser("config", help="what recipes may say, and what one says")
@@ -186,6 +191,15 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from funicular.launch.plan import plan
 
     return plan(loaded, plan_options(options))
+
+
+def _doctor(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    loaded = _load(options.recipes or ["embedded"], overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.doctor import doctor
+
+    return doctor(loaded)
 
 
 def _verify_loss(options: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -64,7 +64,7 @@ def shape_of(path: str) -> ModelShape:
     """
     from transformers import AutoConfig
 
-    folder = _config_folder(path)
+    folder = config_folder(path)
     try:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
@@ -109,8 +109,12 @@ def shape_from_config(config: Any) -> ModelShape:
     )
 
 
-def _config_folder(path: str) -> Path:
-    """A folder with the model's config.json; weights need not be there."""
+def config_folder(path: str) -> Path:
+    """A folder with the model's config.json; weights need not be there.
+
+    Raises:
+        ModelError: there is none.
+    """
     if path == EMBEDDED or Path(path).expanduser().is_dir():
         return resolve_model(path)
     from huggingface_hub import hf_hub_download

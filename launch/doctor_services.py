@@ -1,0 +1,178 @@
+"""What `funicular doctor` asks of services: the Ray cluster, MLflow, storage of checkpoints, the sandbox, the model."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from funicular.launch.config import Config
+from funicular.launch.finding import Finding, broken, doubtful, ok
+from funicular.rewards.verifiers import SANDBOXED
+
+ANSWER_S = 20.0
+"""Seconds within which a service must answer."""
+_TOKEN_FILE = Path("~/.ray/auth_token")
+
+
+def service_findings(config: Config) -> Iterator[Finding]:
+    """One after the other; each has a deadline."""
+    yield ray_token(config)
+    yield ray_cluster(config)
+    yield mlflow_server(config)
+    yield checkpoint_store(config)
+    yield sandbox_level(config)
+    yield model_files(config)
+
+
+def ray_address(config: Config) -> str:
+    """Where the run would connect to: `local`, or an address."""
+    address = config.cluster.address
+    return os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+
+
+def ray_token(config: Config) -> Finding:
+    """A cluster with token authentication wants one."""
+    if ray_address(config) == "local":
+        return ok("ray token", "not needed: Ray is started by the run")
+    if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
+        return ok("ray token", "RAY_AUTH_MODE=disabled")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return ok("ray token", "RAY_AUTH_TOKEN is set")
+    file = Path(path) if path else _TOKEN_FILE.expanduser()
+    if file.is_file() and file.read_text().strip():
+        return ok("ray token", f"in {file}")
+    where = f"RAY_AUTH_TOKEN_PATH={path} is no file with a token" if path else "no token here"
+    fix = (
+        "Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token (`ray get-auth-token` on its head), or "
+        "RAY_AUTH_MODE=disabled if it has none"
+    )
+    return broken("ray token", where, fix)
+
+
+def ray_cluster(config: Config) -> Finding:
+    """Whether a cluster answers, in Ray's own words."""
+    address = ray_address(config)
+    if address == "local":
+        return ok("ray", "the run starts its own (cluster.address, RAY_ADDRESS)")
+    complaint = _unhealthy(address.removeprefix("ray://"))
+    if complaint is not None:
+        fix = "Start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set cluster.address=local"
+        return broken("ray", f"no healthy cluster at {address}: {complaint}", fix)
+    return ok("ray", f"a healthy cluster at {address}")
+
+
+def _unhealthy(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        return str(error)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"Ray gives no answer within {ANSWER_S:.0f} s"
+    if done.returncode == 0:
+        return None
+    said = (done.stderr or done.stdout).strip().splitlines()
+    return said[-1] if said else "`ray health-check` says that it is not healthy"
+
+
+def mlflow_server(config: Config) -> Finding:
+    """Whether metrics will arrive."""
+    if not config.tracking.mlflow:
+        return ok("mlflow", "off (tracking.mlflow=false); metrics.jsonl is written")
+    uri = config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        return ok("mlflow", "a database beside the run folder (tracking.mlflow_uri, MLFLOW_TRACKING_URI)")
+    parts = urlsplit(uri)
+    shown = uri.replace(f"{parts.username}:{parts.password}@", "***@") if parts.password else uri
+    if parts.scheme not in ("http", "https"):
+        return _local_mlflow(parts.scheme, parts.path, shown)
+    import requests
+
+    fix = (
+        "Start the server, correct tracking.mlflow_uri or MLFLOW_TRACKING_URI, and give MLFLOW_TRACKING_USERNAME and "
+        "_PASSWORD or _TOKEN where it wants them. Training goes on without it; `funicular metrics sync` sends later"
+    )
+    endpoint = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+    authentication = _mlflow_credentials()
+    try:
+        answer = requests.get(endpoint, timeout=ANSWER_S, **authentication)
+    except requests.RequestException as error:
+        return broken("mlflow", f"{shown}: {type(error).__name__}", fix)
+    if answer.status_code != 200:
+        return broken("mlflow", f"{shown} answers {answer.status_code} {answer.reason}", fix)
+    return ok("mlflow", f"{shown} answers")
+
+
+def _mlflow_credentials() -> dict[str, Any]:
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"headers": {"Authorization": f"Bearer {token}"}}
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return {"auth": (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))}
+    return {}
+
+
+def _local_mlflow(scheme: str, path: str, shown: str) -> Finding:
+    if scheme not in ("", "file", "sqlite"):
+        return ok("mlflow", f"{shown}, not tried")
+    target = Path(path[1:] if scheme == "sqlite" and path.startswith("//") else path)
+    folder = next(parent for parent in (target.absolute(), *target.absolute().parents) if parent.is_dir())
+    if not os.access(folder, os.W_OK):
+        return broken("mlflow", f"{shown}: {folder} cannot be written to", "Give another place: tracking.mlflow_uri")
+    return ok("mlflow", shown)
+
+
+def checkpoint_store(config: Config) -> Finding:
+    """Writes a small file where checkpoints are copied to, and deletes it."""
+    path = config.checkpoint.path
+    if path is None:
+        return ok("checkpoint store", "none: checkpoints stay in the run folder (checkpoint.path)")
+    from funicular.launch.checkpoint_store import open_store
+
+    try:
+        store = open_store(path, config.name)
+        store.probe()
+    except (ValueError, OSError) as error:
+        fix = "Correct checkpoint.path, or give its credentials as the store's own variables (AWS_*, GOOGLE_*)"
+        return broken("checkpoint store", str(error).splitlines()[0], fix)
+    return ok("checkpoint store", f"{store.shown} can be written to")
+
+
+def sandbox_level(config: Config) -> Finding:
+    """Starts a slot and attacks it, as a run does."""
+    from funicular.launch.sandbox_checks import effective_sandbox
+    from funicular.rewards.sandbox.isolation import ORDER
+    from funicular.rewards.sandbox.probe import reach
+
+    found = reach()
+    wanted = effective_sandbox(config).min_level
+    needed = config.reward.verifier in SANDBOXED
+    reasons = "; ".join(f"not {level}: {reason.splitlines()[0]}" for level, reason in found.reasons.items())
+    fix = "`funicular sandbox probe` names the switch to change; docs/sandbox.md. Or lower sandbox.min_level"
+    names = [level.value for level in ORDER]
+    reached = None if found.level is None else found.level.value
+    if reached is None or names.index(reached) > names.index(str(wanted)):
+        said = f"level {reached or 'none'}, sandbox.min_level={wanted}. {reasons}"
+        return broken("sandbox", said, fix) if needed else doubtful("sandbox", f"{said} This recipe needs none", fix)
+    return ok("sandbox", f"level {reached}{f' ({reasons})' if reasons else ''}")
+
+
+def model_files(config: Config) -> Finding:
+    """Whether `model.path` is there; of a hub id only its configuration is asked for."""
+    from funicular.launch.model_shape import config_folder
+    from funicular.launch.models import ModelError
+
+    try:
+        folder = config_folder(config.model.path)
+    except ModelError as error:
+        return broken("model", str(error), "Correct model.path, log in with HF_TOKEN, or fetch it to a folder first")
+    return ok("model", f"{config.model.path} in {folder}")

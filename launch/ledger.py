@@ -59,23 +59,31 @@ class Ledger:
         self.last_event_time = time.monotonic()
 
     async def durable(self) -> None:
-        """Return when every event so far is on disk.
+        """Return when every event so far is on disk; others may be appended meanwhile.
 
         Raises:
             OSError: the disk failed, now or in an earlier call: what was written since is not known to be there.
         """
         wanted = self._written
         async with self._syncing:
-            if self._lost is not None:
-                raise self._lost
             if self.on_disk < wanted:
                 reached = self._written
-                try:
-                    await asyncio.to_thread(os.fsync, self._file.fileno())
-                except OSError as error:  # a later fsync may succeed although these pages are gone
-                    self._lost = error
-                    raise
-                self.on_disk = reached
+                await asyncio.to_thread(self._sync)
+                self.on_disk = max(self.on_disk, reached)
+
+    def bring_to_disk(self) -> None:
+        """The same, but nothing can be appended before this returns; stops the event loop meanwhile."""
+        self._sync()
+        self.on_disk = self._written
+
+    def _sync(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:  # a later fsync may succeed although these pages are gone
+            self._lost = error
+            raise
 
     def begin_attempt(self) -> int:
         """Announce a new stretch of the run; its number."""

@@ -82,7 +82,7 @@ class Run:
     async def save(self) -> float:
         """Begin a checkpoint of the state between two steps; the seconds that training waited for it."""
         began = time.monotonic()
-        await self.accounts.ledger.durable()  # a checkpoint's copy must never know more than the ledger itself
+        self.accounts.ledger.bring_to_disk()  # a checkpoint's copy must never know more than the ledger itself
         await self.checkpoints.save(
             self.step,
             self.accounts.position(self.buffer.released),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -93,6 +94,28 @@ async def test_all_who_wait_at_the_same_time_share_an_fsync_that_covers_them(
     before = len(syncs)
     await ledger.durable()
     assert len(syncs) == before, "there is nothing new"
+
+
+async def test_what_is_appended_during_a_shared_fsync_is_brought_to_disk_by_who_must_have_it_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def fsync(descriptor: int) -> None:
+        begun.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger = Ledger(path)
+    ledger.append("issued", group="g1")
+    shared = asyncio.create_task(ledger.durable())
+    assert await asyncio.to_thread(begun.wait, 60)
+    ledger.append("issued", group="g2")
+    go.set()
+    ledger.bring_to_disk()
+    assert ledger.on_disk == path.stat().st_size
+    await shared
+    assert ledger.on_disk == path.stat().st_size, "the shared one, begun earlier, knows less"
 
 
 async def test_after_a_failed_fsync_nothing_counts_as_being_on_disk(

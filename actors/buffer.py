@@ -40,10 +40,11 @@ class SlotBuffer:
         """Oldest slot that is not filled; kept, because looking for it at every fill would take a batch's square."""
         self._changed = asyncio.Condition()
 
-    async def admit(self, slot: int) -> None:
-        """Return when `slot` may be worked on."""
+    async def admit(self, slot: int) -> int:
+        """Return when `slot` may be worked on: the first slot that may not."""
         async with self._changed:
             await self._changed.wait_for(lambda: slot < self.released + self.capacity)
+            return self.released + self.capacity
 
     async def fill(self, filling: Filling) -> None:
         """Put a group, or word of its failure, into its slot.

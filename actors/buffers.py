@@ -36,6 +36,8 @@ class RolloutBuffer:
         self.capacity = (max_staleness + 1) * groups_per_step
         self.released = released
         self._next_slot = released
+        self._admitted = released
+        """Slots below may be worked on: the buffer said so."""
         self._held: dict[int, Filling] = {}
         self._filled_at: dict[int, float] = {}
         self._taken: dict[str, float] = {}
@@ -49,7 +51,8 @@ class RolloutBuffer:
     async def reserve(self) -> int:
         """The next slot, once it may be worked on. One caller at a time: slots are admitted in order."""
         slot = self._next_slot
-        await self._ask(lambda actor: actor.admit.remote(slot), deadline_s=None)
+        if slot >= self._admitted:
+            self._admitted = await self._ask(lambda actor: actor.admit.remote(slot), deadline_s=None)
         self._next_slot = slot + 1
         return slot
 

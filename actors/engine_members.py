@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import ray
@@ -111,18 +112,18 @@ class EngineMembers:
                 self._recreate(member, first_line(error))  # memory that the dead engine held may still be in use
 
     async def _least_loaded(self) -> Member:
-        def serving() -> list[Member]:
-            return [m for m in self._members if m.state == "serving"]
-
         deadline_s = 2 * self._start_deadline_s
         try:
             async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(lambda: bool(serving()) or self._fatal is not None)
+                await self._changed.wait_for(lambda: self._any_serves() or self._fatal is not None)
                 if self._fatal is not None:
                     raise self._fatal
-                return min(serving(), key=lambda m: m.in_flight)
+                return min((m for m in self._members if m.state == "serving"), key=attrgetter("in_flight"))
         except TimeoutError as error:
             raise RunStopped(f"no {self._role} could serve for {deadline_s:.0f} s") from error
+
+    def _any_serves(self) -> bool:
+        return any(member.state == "serving" for member in self._members)
 
     def _work(self, member: Member, change: int) -> None:
         """A request begins (1) or ends (-1) there."""

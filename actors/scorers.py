@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import ray
@@ -84,7 +85,7 @@ class Scorers:
         """
         failures: list[GroupFailed] = []
         while len(failures) < TRIES:
-            member = min(self._members, key=lambda m: m.in_flight)
+            member = min(self._members, key=attrgetter("in_flight"))
             member.in_flight += 1
             began_waiting = time.monotonic()
             try:

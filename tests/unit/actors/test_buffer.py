@@ -42,6 +42,18 @@ def test_a_batch_is_taken_once_its_slots_are_filled_in_whatever_order(order: lis
     asyncio.run(fill_and_take())
 
 
+async def test_slots_are_admitted_as_far_as_the_released_ones_allow() -> None:
+    buffer = SlotBuffer(4)
+    assert await buffer.admit(0) == 4
+    beyond = asyncio.ensure_future(buffer.admit(4))
+    await asyncio.sleep(0)
+    assert not beyond.done()
+    for slot in range(2):
+        await buffer.fill(filling(slot))
+    await buffer.release(2)
+    assert await beyond == 6
+
+
 async def test_a_slot_that_was_emptied_holds_up_its_batch_until_it_is_filled_again() -> None:
     buffer = SlotBuffer(4)
     for slot in range(4):

@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class LearnerGroup:
         model_folder: the initial policy, readable on every node.
         seed: initialises adapters.
         use_gpu: one GPU for each rank.
+        resources: what each rank asks of Ray besides.
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         rewards: names, weights and gates of the reward functions.
         distillation: None: there is no teacher.
@@ -64,6 +65,7 @@ class LearnerGroup:
         model_folder: str,
         seed: int,
         use_gpu: bool,
+        resources: Mapping[str, float] | None = None,
         optimizer_steps: int | None = None,
         rewards: RewardConfig,
         distillation: DistillationConfig | None = None,
@@ -78,6 +80,7 @@ class LearnerGroup:
         self._model_folder = model_folder
         self._seed = seed
         self._use_gpu = use_gpu
+        self._resources = dict(resources or {})
         self._optimizer_steps = optimizer_steps
         self._rewards = rewards
         self._distillation = distillation or DistillationConfig()
@@ -198,6 +201,7 @@ class LearnerGroup:
         actor = ray.remote(LearnerRank).options(
             num_cpus=1,  # one whatever its threads: `learner.cpu_threads` says those
             num_gpus=1 if self._use_gpu else 0,
+            resources=self._resources,
             max_restarts=0,  # a rank alone cannot come back: the group restarts
             max_task_retries=0,
         )

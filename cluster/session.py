@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from funicular.cluster.config import ClusterConfig
+from funicular.cluster.roles import ROLES, SANDBOX
 
 NAMESPACE = "funicular"
 
@@ -21,6 +23,8 @@ class Session:
 
     use_gpu: bool
     """False: generators and learner run on CPU."""
+    roles: frozenset[str]
+    """Roles that nodes of this cluster are kept for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class Demand:
     cpus: int
     gpus: int
     """Needed where generators and learner run on GPUs."""
+    roles: Mapping[str, int] = field(default_factory=dict)
+    """Role to the number of engine workers or ranks; counts where the cluster offers the role."""
 
 
 def connect(config: ClusterConfig, demand: Demand) -> Session:
@@ -73,18 +79,23 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     use_gpu = not cpu_only and (gpus > 0 or config.use_gpu is True)
-    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus if use_gpu else None)
-    return Session(use_gpu=use_gpu)
+    offered = {role: int(resources[role]) for role in ROLES if role in resources}
+    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus if use_gpu else None, offered=offered)
+    return Session(use_gpu=use_gpu, roles=frozenset(offered))
 
 
-def cpus_by_node() -> dict[str, int]:
-    """Id of each node that has CPUs to offer, and how many.
+def sandbox_cpus_by_node() -> dict[str, int]:
+    """Id of each node for sandbox pools, and how many cores they share there: nodes with the resource `sandbox` and as
+    many as it says; if there are none, all that have CPUs to offer.
 
     This machine counts with the cores that there are: a Ray of our own is told of as many as the recipe asks for.
     """
     import ray
 
-    cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if kept := {node: int(resources[SANDBOX]) for node, resources in alive.items() if SANDBOX in resources}:
+        return kept
+    cpus = {node: int(resources.get("CPU", 0)) for node, resources in alive.items()}
     own = ray.get_runtime_context().get_node_id()
     if own in cpus:
         cpus[own] = min(cpus[own], len(os.sched_getaffinity(0)))
@@ -98,13 +109,14 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _check(demand: Demand, *, cpus: int, gpus: int | None) -> None:
+def _check(demand: Demand, *, cpus: int, gpus: int | None, offered: Mapping[str, int]) -> None:
     rows = [("CPU", demand.cpus, cpus)]
     if gpus is not None:
         rows.append(("GPU", demand.gpus, gpus))
+    rows += [(role, asked, offered[role]) for role, asked in demand.roles.items() if role in offered]
     if any(asked > there for _, asked, there in rows):
         table = "\n".join(
-            f"  {name:<4} asked {asked:>4}  there {there:>4}  missing {max(0, asked - there):>4}"
+            f"  {name:<9} asked {asked:>4}  there {there:>4}  missing {max(0, asked - there):>4}"
             for name, asked, there in rows
         )
         raise ClusterTooSmall(

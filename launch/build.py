@@ -23,7 +23,8 @@ from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
-from funicular.cluster.session import Demand, cpus_by_node
+from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources
+from funicular.cluster.session import Demand, sandbox_cpus_by_node
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -44,16 +45,28 @@ def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
     two where there are GPUs. Sandbox pools, and what encodes given completions, ask for nothing: they share the cores
     of their nodes."""
-    compute = config.learner.ranks
+    roles = {LEARNER: config.learner.ranks}
     if _generates(config):
-        compute += config.generator.count * config.generator.tensor_parallel_size
+        roles[GENERATOR] = config.generator.count * config.generator.tensor_parallel_size
     if teacher_scores_samples(config.distillation):
-        compute += config.distillation.count * config.distillation.tensor_parallel_size
-    return Demand(cpus=compute + config.reward.scorers, gpus=compute)
+        roles[TEACHER] = config.distillation.count * config.distillation.tensor_parallel_size
+    compute = sum(roles.values())
+    return Demand(cpus=compute + config.reward.scorers, gpus=compute, roles=roles)
 
 
-async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: Tracker, ledger: Ledger) -> Run:
+async def build(
+    config: Config,
+    prepared: Prepared,
+    *,
+    use_gpu: bool,
+    tracker: Tracker,
+    ledger: Ledger,
+    roles: frozenset[str] = frozenset(),
+) -> Run:
     """Start every part, engines and learner ranks at the same time, and return the run that uses them.
+
+    Args:
+        roles: those that nodes of the cluster are kept for.
 
     Raises:
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires; found before anything
@@ -61,9 +74,9 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
     """
     pools = await _start_pools(config, prepared, tracker)
     budget = RestartBudget(config.cluster.max_restarts)
-    generators = _generators(config, prepared, use_gpu, budget)
+    generators = _generators(config, prepared, use_gpu, roles, budget)
     given = _given(config, prepared, budget)
-    teachers = _teachers(config, prepared, use_gpu, budget)
+    teachers = _teachers(config, prepared, use_gpu, roles, budget)
     scorers = Scorers(
         _scorer_maker(config, prepared.recipe_folder, pools),
         count=config.reward.scorers,
@@ -82,6 +95,7 @@ async def build(config: Config, prepared: Prepared, *, use_gpu: bool, tracker: T
         model_folder=str(prepared.model_folder),
         seed=config.seed,
         use_gpu=use_gpu,
+        resources=role_resources(LEARNER, 1, roles),
         rewards=config.reward,
         optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
         distillation=config.distillation,
@@ -123,7 +137,7 @@ async def _start_pools(config: Config, prepared: Prepared, tracker: Tracker) -> 
     sandbox = effective_sandbox(config)
     pools = SandboxPools(
         lambda node, slots: sandbox_pool_actor(node, config.cluster.max_restarts).remote(sandbox, slots),
-        {node: sandbox.slots or cpus for node, cpus in cpus_by_node().items()},
+        {node: sandbox.slots or cpus for node, cpus in sandbox_cpus_by_node().items()},
     )
     try:
         for sentence in await pools.start(language_of(config)):
@@ -150,11 +164,13 @@ def _generates(config: Config) -> bool:
     return config.data.completion_column is None or config.evaluation.tasks > 0
 
 
-def _generators(config: Config, prepared: Prepared, use_gpu: bool, budget: RestartBudget) -> Generators | None:
+def _generators(
+    config: Config, prepared: Prepared, use_gpu: bool, roles: frozenset[str], budget: RestartBudget
+) -> Generators | None:
     if not _generates(config):
         return None
     return Generators(
-        _generator_maker(config, prepared.model_folder, use_gpu),
+        _generator_maker(config, prepared.model_folder, use_gpu, roles),
         count=config.generator.count,
         start_deadline_s=config.generator.start_deadline_s,
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
@@ -181,9 +197,13 @@ def _instead(given: GivenCompletions | None) -> GivenCompletions:
     return given
 
 
-def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Callable[[str], Any]:
+def _generator_maker(config: Config, model_folder: Path, use_gpu: bool, roles: frozenset[str]) -> Callable[[str], Any]:
     workers = config.generator.tensor_parallel_size
-    actor_class = generator_actor().options(num_cpus=workers, num_gpus=workers if use_gpu else 0)
+    actor_class = generator_actor().options(
+        num_cpus=workers,
+        num_gpus=workers if use_gpu else 0,
+        resources=role_resources(GENERATOR, workers, roles),
+    )
 
     def make(name: str) -> Any:
         number = int(name.rsplit("-", 1)[1])
@@ -200,12 +220,18 @@ def _generator_maker(config: Config, model_folder: Path, use_gpu: bool) -> Calla
     return make
 
 
-def _teachers(config: Config, prepared: Prepared, use_gpu: bool, budget: RestartBudget) -> Teachers | None:
+def _teachers(
+    config: Config, prepared: Prepared, use_gpu: bool, roles: frozenset[str], budget: RestartBudget
+) -> Teachers | None:
     distillation = config.distillation
     if not teacher_scores_samples(distillation):
         return None
     workers = distillation.tensor_parallel_size
-    actor_class = teacher_actor().options(num_cpus=workers, num_gpus=workers if use_gpu else 0)
+    actor_class = teacher_actor().options(
+        num_cpus=workers,
+        num_gpus=workers if use_gpu else 0,
+        resources=role_resources(TEACHER, workers, roles),
+    )
 
     def make(name: str) -> Any:
         return actor_class.remote(

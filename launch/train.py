@@ -183,7 +183,14 @@ async def _run(
                 session = connect(config.cluster, demand(config))
             parts = f"{config.generator.count} generators and {config.learner.ranks} learner ranks"
             with progress.phase(f"starting {parts}"):
-                run = await build(config, prepared, use_gpu=session.use_gpu, tracker=tracker, ledger=ledger)
+                run = await build(
+                    config,
+                    prepared,
+                    use_gpu=session.use_gpu,
+                    roles=session.roles,
+                    tracker=tracker,
+                    ledger=ledger,
+                )
         except ValueError as error:
             log.info("wrong input", exc_info=True)
             raise WrongInput(str(error)) from error

@@ -19,7 +19,7 @@ from funicular.actors.sandbox_pool import sandbox_pool_actor
 from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import scorer_actor
 from funicular.actors.types import GroupPayload
-from funicular.cluster.session import cpus_by_node
+from funicular.cluster.session import sandbox_cpus_by_node
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.sandbox.config import SandboxConfig
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
@@ -44,7 +44,7 @@ def pools(local_ray: None) -> Iterator[SandboxPools]:
 
 
 def make_pools(config: SandboxConfig) -> SandboxPools:
-    slots = dict.fromkeys(cpus_by_node(), config.slots)
+    slots = dict.fromkeys(sandbox_cpus_by_node(), config.slots)
     return SandboxPools(lambda node, share: sandbox_pool_actor(node, 3).remote(config, share), slots)
 
 

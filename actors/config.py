@@ -52,6 +52,9 @@ class GeneratorConfig:
     engine_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of vLLM's AsyncEngineArgs by name, such as {enable_prefix_caching: false}. What would falsify
     log-probabilities or weight sync is refused (docs/generation.md)."""
+    update_mode: Literal["in_flight", "finish_first", "start_again"] = "in_flight"
+    """What running completions do when weights change: go on with the new ones; finish on the old ones, for which
+    weight_sync.deadline_s must suffice; or begin anew."""
     cache_in_flight: Literal["recompute", "keep"] = "recompute"
     """KV cache of running requests when weights change. `keep` is faster, but the log-probabilities of tokens
     after the change can be reproduced by no learner."""
@@ -277,6 +280,10 @@ class LearnerConfig:
 class WeightSyncConfig:
     """Section `weight_sync`."""
 
+    transport: Literal["auto", "object_store", "delta", "nccl", "cuda_ipc"] = "auto"
+    """How weights reach generators. object_store: whole, through Ray's object store, whose memory engine workers map;
+    auto takes it everywhere. delta: the same, but a generator that has the version before fetches only what changed,
+    which pays where nodes are linked slowly. nccl and cuda_ipc are not built."""
     bucket_mib: int = 64
     """Weights are gathered and sent in buckets of about this size; a decoder layer is never split."""
     columns: int = 8

@@ -112,18 +112,30 @@ class EngineMembers:
                 self._recreate(member, first_line(error))  # memory that the dead engine held may still be in use
 
     async def _least_loaded(self) -> Member:
+        return await self._first("serving")
+
+    async def _first(self, *states: str) -> Member:
+        """The least loaded member in the first of these states that any is in, as soon as any is.
+
+        Later states count only when no member is still starting.
+        """
+
+        def found() -> list[Member]:
+            for state in states:
+                members = [m for m in self._members if m.state == state]
+                if members or any(m.state == "starting" for m in self._members):
+                    return members
+            return []
+
         deadline_s = 2 * self._start_deadline_s
         try:
             async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(lambda: self._any_serves() or self._fatal is not None)
+                await self._changed.wait_for(lambda: bool(found()) or self._fatal is not None)
                 if self._fatal is not None:
                     raise self._fatal
-                return min((m for m in self._members if m.state == "serving"), key=attrgetter("in_flight"))
+                return min(found(), key=attrgetter("in_flight"))
         except TimeoutError as error:
             raise RunStopped(f"no {self._role} could serve for {deadline_s:.0f} s") from error
-
-    def _any_serves(self) -> bool:
-        return any(member.state == "serving" for member in self._members)
 
     def _work(self, member: Member, change: int) -> None:
         """A request begins (1) or ends (-1) there."""

@@ -18,7 +18,7 @@ from funicular.actors.weights import sampled_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class Part:
     """One tensor of the checkpoint, as far as one worker's module holds it."""
 
     tensor: str
@@ -36,7 +36,7 @@ class _Part:
 def expected_tensors(model: Any, dtype: torch.dtype) -> list[tuple[str, list[int], str]]:
     """(name, whole shape, dtype) of every tensor that the model needs; a tied head needs none of its own."""
     name = str(dtype).removeprefix("torch.")
-    found = {part.tensor: (part.tensor, list(part.shape), name) for _, _, part in _parts_in_use(model)}
+    found = {part.tensor: (part.tensor, list(part.shape), name) for _, _, part in parts_in_use(model)}
     return list(found.values())
 
 
@@ -50,12 +50,12 @@ def observe(model: Any, dtype: torch.dtype, version: int, columns: int) -> list[
     rows = []
     read: dict[str, torch.Tensor] = {}
     with torch.no_grad():
-        for module_name, module, part in _parts_in_use(model):
+        for module_name, module, part in parts_in_use(model):
             parameter = getattr(module, part.parameter)
             if parameter.numel() > 0:
                 value = fingerprint(_as_sent(parameter[part.rows], dtype))
                 rows.append((part.tensor, module_name, "elements", part.shard, part.shards, value))
-            if part.parameter == "weight" and _multiplies_by_packed_copy(module):
+            if part.parameter == "weight" and multiplies_by_packed_copy(module):
                 if module_name not in read:
                     read = {module_name: _read_columns(module, version, columns, dtype)}
                 value = values_fingerprint(read[module_name][:, part.rows])
@@ -74,7 +74,8 @@ def embedding_weights(model: Any) -> dict[int, str]:
     }
 
 
-def _parts_in_use(model: Any) -> Iterator[tuple[str, Any, _Part]]:
+def parts_in_use(model: Any) -> Iterator[tuple[str, Any, Part]]:
+    """(module's name, module, part) of everything that this worker's model uses of the checkpoint."""
     embeddings = embedding_weights(model)
     for module_name, module in model.named_modules():
         for parameter_name, parameter in module.named_parameters(recurse=False):
@@ -82,7 +83,18 @@ def _parts_in_use(model: Any) -> Iterator[tuple[str, Any, _Part]]:
                 yield module_name, module, replace(part, tensor=embeddings.get(id(parameter), part.tensor))
 
 
-def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterator[_Part]:
+def piece(module: Any, part: Part, whole: torch.Tensor) -> torch.Tensor:
+    """What this worker holds of a whole tensor of the checkpoint; the last piece of a padded vocabulary is shorter."""
+    from vllm.model_executor.layers.linear import RowParallelLinear
+
+    if isinstance(module, RowParallelLinear) and part.parameter == "weight":
+        width = module.input_size_per_partition
+        return whole[:, part.shard * width : (part.shard + 1) * width]
+    rows = part.rows.stop - part.rows.start
+    return whole[part.shard * rows : (part.shard + 1) * rows]
+
+
+def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterator[Part]:
     """The tensors of the checkpoint that one parameter holds, from its first row down."""
     prefix, _, own = module_name.rpartition(".")
     names = [own]
@@ -92,7 +104,7 @@ def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterato
     width: tuple[int, ...] = (module.input_size,) if parameter == "weight" and hasattr(module, "input_size") else ()
     first = 0
     for name, (rows, whole_rows, shard, shards) in zip(names, cuts, strict=True):
-        yield _Part(
+        yield Part(
             tensor=".".join(filter(None, (prefix, name, parameter))),
             shape=(whole_rows, *width),
             parameter=parameter,
@@ -135,7 +147,7 @@ def _row_cuts(module: Any, parameter: str) -> list[tuple[int, int, int, int]]:
     return [(rows, rows, 0, 1)]
 
 
-def _multiplies_by_packed_copy(module: Any) -> bool:
+def multiplies_by_packed_copy(module: Any) -> bool:
     """On CPU linear layers and heads carry a packed copy; an input embedding carries one that nothing uses."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 

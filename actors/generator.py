@@ -90,15 +90,16 @@ class Generator:
         Returns:
             Seconds that it took, and number of tensors that a weight set must hold.
         """
+        from funicular.actors.bucket_source import StoreSource
+        from funicular.actors.delta_source import DeltaSource
         from funicular.actors.engine import start_engine
+        from funicular.actors.engine_link import EngineLink
         from funicular.actors.prompts import Prompts, load_tokenizer
-        from funicular.actors.shm_files import remove_leftovers
         from funicular.actors.version_gate import VersionGate
         from funicular.actors.weight_check import ExpectedTensor
         from funicular.actors.weight_install import WeightInstaller
 
         began = time.monotonic()
-        remove_leftovers()
         self._prompts = Prompts(load_tokenizer(self._model_folder), self._chat_template)
         self._engine = start_engine(
             self._config,
@@ -113,7 +114,8 @@ class Generator:
             expected = await self._engine.collective_rpc("funicular_expected_tensors")
         self._gate = VersionGate()
         self._installer = WeightInstaller(
-            self._engine,
+            EngineLink(self._engine),
+            DeltaSource() if self._sync.transport == "delta" else StoreSource(),
             name=self._name,
             config=self._config,
             sync=self._sync,
@@ -241,6 +243,8 @@ class Generator:
                 self._last_token = self._clock()
             if news.finish_reason is None:
                 continue
+            if news.finish_reason == "abort" and self._config.update_mode == "start_again":
+                return await self._stream(prompt_ids, parameters)  # it waits in the engine for the new weights
             if news.finish_reason not in ("stop", "length", "repetition"):
                 raise GroupFailed("aborted", f"{self._name}: the engine ended it with {news.finish_reason}")
             completion.truncated = news.finish_reason != "stop"

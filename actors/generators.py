@@ -104,7 +104,7 @@ class Generators(EngineMembers):
         lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]
         records = await asyncio.gather(*(self._install(member, weights) for member in lacking))
         if last_attempt:
-            for member in self._members:
+            for member in lacking:
                 if member.state == "waiting":
                     self._distrust(member, member.actor, member.refusal)
         return [record for record in records if record is not None]
@@ -114,14 +114,16 @@ class Generators(EngineMembers):
         """True while a live generator refuses the newest version."""
         return any(member.state == "waiting" for member in self._members)
 
-    async def until_serving(self) -> None:
+    async def until_serving(self) -> bool:
         """Return when at least one generator serves verified weights.
 
+        Returns:
+            False: none does, because those that were rebuilt refuse the newest version too; it must be packed anew.
+
         Raises:
-            RunStopped: none can be brought back.
-            DeadlineExceeded: none was brought back in time.
+            RunStopped: none can be brought back, or none was in time.
         """
-        await self._least_loaded()
+        return (await self._first("serving", "waiting")).state == "serving"
 
     async def abort_all(self, reason: str) -> None:
         """Abort every running request: their groups fail with `reason`."""
@@ -155,32 +157,51 @@ class Generators(EngineMembers):
         await self._set_state(member, "waiting")
 
     async def _join(self, member: Member) -> str | None:
-        if self._newest is None:
-            await self._set_state(member, "waiting")
-        while self._newest is not None and member.version != self._newest.manifest.version:
-            if await self._install(member, self._newest) is None:
-                return member.refusal  # fresh, and it still refuses: nothing is gained by sending again
+        """One that refuses the newest version waits, like any other, for it to be packed anew, or for the next."""
+        refused = False
+        while self._newest is not None and member.version != self._newest.manifest.version and not refused:
+            weights = self._newest
+            try:
+                await self._ask_to_install(member, weights)
+            except WeightSyncError as error:
+                refused = weights is self._newest
+                self._note_refusal(member, error)
+            except (RayActorError, DeadlineExceeded) as error:
+                return first_line(error)
+            else:
+                member.version = weights.manifest.version
+        await self._set_state(member, "waiting" if refused or self._newest is None else "serving")
         return None
 
     async def _install(self, member: Member, weights: PublishedWeights) -> SyncRecord | None:
         """None: it refused, and is `waiting`; or it is being rebuilt."""
-        member.installs += 1
-        version = weights.manifest.version
         actor = member.actor
         try:
-            ref = actor.install.remote(weights, member.installs)
-            record = await call(ref, deadline_s=self._install_deadline_s, what=f"{member.name}: version {version}")
+            record = await self._ask_to_install(member, weights)
         except WeightSyncError as error:
-            log.warning("%s refused version %d: %s", member.name, version, error)
-            member.refusal = str(error)
-            if member.state == "serving":
-                member.state = "waiting"
+            if self._is_current(member, actor):
+                self._note_refusal(member, error)
+                await self._set_state(member, "waiting")
             return None
         except (RayActorError, DeadlineExceeded) as error:
-            member.refusal = first_line(error)
-            self._distrust(member, actor, member.refusal)
+            self._distrust(member, actor, first_line(error))
             return None
-        member.version = version
-        if self._newest is None or self._newest.manifest.version == version:  # else it has to load again
-            await self._set_state(member, "serving")
+        if not self._is_current(member, actor):  # it was found out to be broken meanwhile
+            return None
+        member.version = weights.manifest.version
+        await self._set_state(member, "serving")
         return record
+
+    async def _ask_to_install(self, member: Member, weights: PublishedWeights) -> SyncRecord:
+        member.installs += 1
+        what = f"{member.name}: version {weights.manifest.version}"
+        ref = member.actor.install.remote(weights, member.installs)
+        return await call(ref, deadline_s=self._install_deadline_s, what=what)
+
+    def _note_refusal(self, member: Member, error: WeightSyncError) -> None:
+        log.warning("%s refused a version: %s", member.name, error)
+        member.refusal = str(error)
+
+    @staticmethod
+    def _is_current(member: Member, actor: Any) -> bool:
+        return member.actor is actor and member.state != "starting"

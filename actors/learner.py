@@ -24,7 +24,7 @@ from funicular.actors.head import refuse_adapted_head
 from funicular.actors.learner_step import LearnerStep
 from funicular.actors.losses.presets import loss_settings, needs_reference, uses_entropy
 from funicular.actors.model_identity import model_digest
-from funicular.actors.payload_fetch import fetch_payloads
+from funicular.actors.payload_fetch import fetch_bucket, fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm, score_batch
 from funicular.actors.quantization import keep_trainable, loading_options
 from funicular.actors.rank_distillation import RankDistillation
@@ -33,7 +33,7 @@ from funicular.actors.reference import Reference, make_reference
 from funicular.actors.sequence import SequenceGroup, join_sequence_group
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.types import KlScore, StepResult
-from funicular.actors.weights import Canary, Manifest
+from funicular.actors.weights import Canary, Manifest, PublishedWeights
 from funicular.cluster.rendezvous import free_address
 
 _REFERENCE, _ENTROPY = "reference", "entropy_bonus"
@@ -194,9 +194,19 @@ class LearnerRank:
         return StepResult(metrics=metrics, seconds=time.monotonic() - began)
 
     def pack_weights(
-        self, version: int, wire_dtype: str, bucket_bytes: int, columns: int, canary_tokens: int
+        self,
+        version: int,
+        wire_dtype: str,
+        bucket_bytes: int,
+        columns: int,
+        canary_tokens: int,
+        base: PublishedWeights | None = None,
     ) -> Iterator[np.ndarray | Manifest]:
-        """Rank 0 yields one (nbytes,) uint8 array per bucket, then the manifest; the others only take part."""
+        """Rank 0 yields one (nbytes,) uint8 array per bucket, then the manifest; the others only take part.
+
+        Args:
+            base: what was published before; a bucket is followed by its delta to that, where it is shorter.
+        """
         yield from weight_packing.pack(
             weight_packing.weights_of(self._causal_lm),
             version=version,
@@ -205,6 +215,7 @@ class LearnerRank:
             columns=columns,
             canary=lambda: self._canary(canary_tokens),
             packs=self._rank == 0,
+            earlier=lambda index: fetch_bucket(base, index),
         )
 
     def save(self, folder: str) -> None:

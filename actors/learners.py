@@ -22,7 +22,7 @@ from funicular.actors.losses.presets import kl_in_reward
 from funicular.actors.payload_fetch import FETCH_DEADLINE_S
 from funicular.actors.step_plan import StepPlan, plan_scoring, plan_step
 from funicular.actors.types import KlScore, ScoredGroup, StepResult
-from funicular.actors.weights import Manifest, PublishedWeights
+from funicular.actors.weights import Manifest, PublishedWeights, assemble
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.rewards.config import RewardConfig
 
@@ -136,8 +136,11 @@ class LearnerGroup:
         metrics = {**results[0].metrics, **plan.metrics}
         return StepResult(metrics=metrics, seconds=time.monotonic() - began)
 
-    async def pack(self, version: int) -> PublishedWeights:
+    async def pack(self, version: int, base: PublishedWeights | None = None) -> PublishedWeights:
         """Gather and pack the current weights; the caller owns the buckets.
+
+        Args:
+            base: what was published before, for deltas; None: there are none.
 
         Raises:
             LearnerLost: a rank died, or missed the deadline.
@@ -148,14 +151,15 @@ class LearnerGroup:
             self._sync.bucket_mib << 20,
             self._sync.columns,
             self._sync.canary_tokens,
+            base,
         )
         streams = [actor.pack_weights.options(num_returns="streaming").remote(*arguments) for actor in self._actors]
         what = f"packing version {version}"
         refs, *_ = await self._gather(list(map(_drain, streams)), what, self._config.step_deadline_s)
         manifest = await self._one(refs[-1], what, _ANSWER_DEADLINE_S)
-        if not isinstance(manifest, Manifest) or len(manifest.bucket_sizes) != len(refs) - 1:
+        if not isinstance(manifest, Manifest):
             raise LearnerLost(f"{what}: rank 0 ended after {len(refs)} objects without a manifest")
-        return PublishedWeights(manifest=manifest, buckets=tuple(refs[:-1]))
+        return assemble(manifest, refs[:-1])
 
     async def save(self, folder: str) -> None:
         """Write a snapshot that `load` continues from."""

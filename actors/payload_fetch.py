@@ -7,6 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from funicular.actors.weights import PublishedWeights
+
 log = logging.getLogger(__name__)
 
 FETCH_DEADLINE_S = 120.0
@@ -41,3 +45,18 @@ def fetch_payloads(
             log.warning("payload of group %s is lost: %s", group_id, str(error).splitlines()[0])
             lost.append(group_id)
     return payloads, tuple(lost)
+
+
+def fetch_bucket(published: PublishedWeights | None, index: int) -> tuple[int, np.ndarray] | None:
+    """Hash and bytes of a bucket of an earlier weight set; None: there is none, or it is lost."""
+    import ray
+    from ray.exceptions import GetTimeoutError, ObjectLostError
+
+    if published is None or index >= len(published.buckets):
+        return None
+    try:
+        data = ray.get(published.buckets[index], timeout=FETCH_DEADLINE_S)
+    except (ObjectLostError, GetTimeoutError) as error:
+        log.warning("bucket %d of the earlier version is lost: %s", index, str(error).splitlines()[0])
+        return None
+    return published.manifest.bucket_hashes[index], data

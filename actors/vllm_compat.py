@@ -15,7 +15,9 @@ Repairs, the first three each with a test in tests/integration/test_generator.py
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from funicular.actors.engine_tensors import embedding_weights, expected_tensors, observe
+from funicular.actors.mappings import Mappings
+from funicular.actors.weight_placement import Placement, can_place
 
 BACKEND = "funicular_shm"
 
@@ -52,10 +56,10 @@ class ShmUpdateInfo(WeightTransferUpdateInfo):
 
 
 class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
-    """Loads buckets that the generator wrote to /dev/shm, each into a file of its own.
+    """Loads buckets that stand in files of shared memory: into place where `Placement` knows the model, else by vLLM.
 
-    The loader keeps views of a bucket until a layer is complete. They keep the mapping alive, and the file is
-    never written again, so the generator may unlink it as soon as `receive_weights` has returned.
+    vLLM's loader keeps views of a bucket until a layer is complete; they keep the mapping alive. So the file may be
+    unlinked as soon as `receive_weights` has returned, and may be written again only when the update has finished.
     """
 
     init_info_cls = ShmInitInfo
@@ -65,6 +69,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         # Repair 4: rotary embeddings and tied heads are sent nothing; `weight_check` sees what is really missing.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         self._bucket: torch.Tensor | None = None
+        self._placement: Placement | None = None
+        self._mappings = Mappings()
         self.received: list[str] = []
 
     def start_weight_update(self) -> None:
@@ -72,36 +78,56 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
         self._bucket = None
         self.received = []
-        initialize_layerwise_reload(self.model)
-        _forget_half_received_layers(self.model)
+        if self._placement is None and can_place(self.model):
+            self._placement = Placement(self.model)
+        if self._placement is not None:
+            self._placement.begin()
+        else:
+            initialize_layerwise_reload(self.model)
+            _forget_half_received_layers(self.model)
 
-    def open_bucket(self, path: str, nbytes: int) -> int:
+    def open_bucket(self, path: str, offset: int, nbytes: int, lasts: bool) -> int:
         """Map a bucket and return the xxh3_64 of its bytes as this worker sees them."""
         import xxhash
 
-        self._bucket = torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8)
+        mapping = self._mappings.map(path, lasts=lasts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is not writable
+            self._bucket = torch.frombuffer(mapping, dtype=torch.uint8, count=nbytes, offset=offset)
         return xxhash.xxh3_64_intdigest(self._bucket.numpy().data)
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         bucket, self._bucket = self._bucket, None
         if bucket is None:
             raise RuntimeError("receive_weights before open_bucket")
-        self.model.load_weights(self._views(bucket, update_info))
+        if self._placement is None:
+            self.model.load_weights((name, view.to(self.device)) for name, view in _views(bucket, update_info))
+        else:
+            for name, view in _views(bucket, update_info):
+                self._placement.put(name, view)
         self.received.extend(name for name, *_ in update_info.tensors)
 
-    def _views(self, bucket: torch.Tensor, update_info: ShmUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, shape, dtype, offset, nbytes in update_info.tensors:
-            view = bucket[offset : offset + nbytes].view(getattr(torch, dtype)).view(shape)
-            yield name, view.to(self.device)
+    @property
+    def packing_seconds(self) -> float:
+        """Spent on packed copies since the update was started, as far as it can be told from loading."""
+        return self._placement.packing_seconds if self._placement else 0.0
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        finalize_layerwise_reload(self.model, self.model_config)
-        _repack_tied_head(self.model)
+        if self._placement is not None:
+            self._placement.finish()
+        else:
+            finalize_layerwise_reload(self.model, self.model_config)
+            _repack_tied_head(self.model)
 
     def shutdown(self) -> None:
         self._bucket = None
+
+
+def _views(bucket: torch.Tensor, update_info: ShmUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, shape, dtype, offset, nbytes in update_info.tensors:
+        yield name, bucket[offset : offset + nbytes].view(getattr(torch, dtype)).view(shape)
 
 
 def _forget_half_received_layers(model: torch.nn.Module) -> None:
@@ -135,6 +161,8 @@ class WorkerExtension:
     weight_transfer_engine: Any
     vllm_config: Any
     _weight_update_active: bool
+    start_weight_update: Callable[[], None]
+    update_weights: Callable[[dict[str, Any]], None]
 
     def funicular_expected_tensors(self) -> list[tuple[str, list[int], str]]:
         """(Hugging Face name, whole shape, dtype) of every tensor that a weight set must hold."""
@@ -154,15 +182,26 @@ class WorkerExtension:
 
         model.compute_logits = divided
 
-    def funicular_abandon_update(self) -> None:
-        """Repair 3: forget an update that was started and never finished."""
+    def funicular_begin_update(self) -> None:
+        """Repair 3: forget an update that was started and never finished; then start one."""
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
+        self.start_weight_update()
 
-    def funicular_open_bucket(self, path: str, nbytes: int) -> int:
-        """xxh3_64 of the bucket's bytes; the next `update_weights` loads from it."""
-        return self.weight_transfer_engine.open_bucket(path, nbytes)
+    def funicular_load_bucket(
+        self, path: str, offset: int, nbytes: int, lasts: bool, published_hash: int, tensors: list[Any]
+    ) -> tuple[int, float, float, float]:
+        """Hash a bucket and, if it is as published, load its tensors: (hash seen, and three durations)."""
+        engine = self.weight_transfer_engine
+        began = time.perf_counter()
+        seen = engine.open_bucket(path, offset, nbytes, lasts)
+        hashed = time.perf_counter()
+        packing = engine.packing_seconds
+        if seen == published_hash:
+            self.update_weights({"tensors": tensors})
+        packing = engine.packing_seconds - packing
+        return seen, hashed - began, time.perf_counter() - hashed - packing, packing
 
     def funicular_received(self) -> list[str]:
         """Names of the tensors loaded since the update was started."""

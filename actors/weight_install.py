@@ -1,10 +1,10 @@
 """One generator's side of weight sync: load, verify, commit, or refuse (law 2). docs/weight_sync.md tells the story.
 
-    check manifest ─► pause ─► each bucket: write, hash, load ─► count ─► fingerprints ─► resume ─► canary ─► commit
+    check manifest ─► pause ─► each bucket: map, hash, load ─► count ─► fingerprints ─► resume ─► canary ─► commit
 
 Refused at the first step, nothing was touched and the old version goes on. Refused before the resume, the engine
 stays paused with its requests. Refused by the canary, requests are aborted and the engine is paused again. A full
-resend heals each of these.
+resend heals each of these. `install_states.py` says what the weights may be taken for meanwhile.
 """
 
 from __future__ import annotations
@@ -13,21 +13,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from funicular.actors.bucket_source import Bucket, BucketSource
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
-from funicular.actors.shm_files import write_bucket
+from funicular.actors.engine_link import EngineLink
+from funicular.actors.install_states import Event, WeightState, after
 from funicular.actors.version_gate import VersionGate
-from funicular.actors.weight_check import (
-    ExpectedTensor,
-    Observation,
-    check_in_use,
-    check_manifest,
-    check_received,
-)
+from funicular.actors.weight_check import ExpectedTensor, check_in_use, check_manifest, check_received
 from funicular.actors.weights import (
     Canary,
     Manifest,
@@ -37,15 +31,12 @@ from funicular.actors.weights import (
     canary_tolerance,
 )
 
-PAUSE_DEADLINE_S = 30.0
-"""For the pause that follows a rejected canary, when the install's own deadline may be spent."""
-
 
 class WeightInstaller:
     """Installs published weights in one engine.
 
     Args:
-        engine: vLLM's AsyncLLM, started by `engine.start_engine`.
+        buckets: where buckets come from.
         expected: what the engine needs, from `funicular_expected_tensors`.
         gate: where the outcome of every attempt is written.
         abort_running: called when running requests are about to be aborted, with the reason.
@@ -53,7 +44,8 @@ class WeightInstaller:
 
     def __init__(
         self,
-        engine: Any,
+        engine: EngineLink,
+        buckets: BucketSource,
         *,
         name: str,
         config: GeneratorConfig,
@@ -63,6 +55,7 @@ class WeightInstaller:
         abort_running: Callable[[str], None],
     ) -> None:
         self._engine = engine
+        self._buckets = buckets
         self._name = name
         self._config = config
         self._sync = sync
@@ -71,8 +64,8 @@ class WeightInstaller:
         self._abort_running = abort_running
         self._lock = asyncio.Lock()
         self._stage = "manifest"
-        self.usable = False
-        """The engine holds committed weights. False: it is paused until an install succeeds."""
+        self._state = WeightState.INITIAL
+        self._fetched_bytes = 0
         self.seconds: dict[str, float] = {}
         """Of the last install, by part."""
 
@@ -80,6 +73,16 @@ class WeightInstaller:
     def running(self) -> bool:
         """An install is under way."""
         return self._lock.locked()
+
+    @property
+    def state(self) -> WeightState:
+        """What the engine's weights may be taken for."""
+        return self._state
+
+    @property
+    def usable(self) -> bool:
+        """The engine holds committed weights. False: it is paused until an install succeeds."""
+        return self._state is WeightState.SERVING
 
     async def install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
         """Load, verify and commit.
@@ -106,41 +109,28 @@ class WeightInstaller:
 
         self.seconds = {}
         clock = _Clock(self.seconds)
+        self._fetched_bytes = 0
         self._stage = "load"
-        self.usable = False
-        keep_cache = self._config.cache_in_flight == "keep"
-        await self._engine.pause_generation(mode="keep", clear_cache=not keep_cache)
-        clock.lap("pause")
-        await self._load(published, clock)
-        self._gate.open(label, manifest.version)
+        self._happened("begin")
         try:
+            await self._engine.pause(self._config.update_mode, keep_cache=self._config.cache_in_flight == "keep")
+            clock.lap("pause")
+            await self._load(published, clock)
+            self._happened("loaded")
             self._stage = "verify"
-            await self._engine.update_weight_version(label)
-            elements, columns = await self._verify(manifest)
+            self._gate.open(label, manifest.version)
+            await self._engine.label(label)
+            elements, columns = check_in_use(manifest, await self._engine.in_use(manifest.version, manifest.columns))
             clock.lap("fingerprints")
+            self._happened("verified")
             self._stage = "canary"
-            # A paused engine answers nobody: the canary runs beside the kept requests, whose tokens wait at the gate.
-            logprobs = await self._resume_and_ask(manifest.canary, label, clock)
-            canary_error = self._judge(manifest.canary, logprobs)
+            canary_error = await self._ask_canary(manifest.canary, label, clock)
         except BaseException as error:
-            self._gate.reject(label, str(error))
-            if self._stage == "canary":
-                await self._silence()
+            await self._refuse(label, str(error))
             raise
         self._gate.commit(label)
-        self.usable = True
-        parts = self.seconds
-        return SyncRecord(
-            generator=self._name,
-            version=manifest.version,
-            paused_seconds=sum(parts.values()) - parts["canary"],
-            load_seconds=sum(parts[part] for part in ("start", "fetch", "hash", "load", "finish")),
-            verify_seconds=parts["fingerprints"] + parts["canary"],
-            total_bytes=manifest.total_bytes,
-            canary_error=canary_error,
-            fingerprints_checked=elements,
-            columns_checked=columns,
-        )
+        self._happened("committed")
+        return self._record(manifest, canary_error, elements, columns)
 
     def _check(self, published: PublishedWeights, label: str) -> None:
         """Everything that can be known before the engine is touched."""
@@ -157,93 +147,67 @@ class WeightInstaller:
         check_manifest(manifest, self._expected)
 
     async def _load(self, published: PublishedWeights, clock: _Clock) -> None:
-        """Bytes to parameters; the next bucket is written while the workers load one."""
+        """Bytes to parameters; the next bucket is fetched while the workers load one."""
         manifest = published.manifest
-        await self._engine.collective_rpc("funicular_abandon_update")
-        await self._engine.start_weight_update()
+        await self._engine.begin()
         clock.lap("start")
-        upcoming = asyncio.create_task(self._write(published, 0))
+        upcoming = asyncio.create_task(self._buckets.open(published, 0))
+        opened = []  # while they are held the object store cannot spill what a loader may still have views of
         try:
             for index in range(len(manifest.bucket_sizes)):
                 self._stage = "bucket"
-                path = await upcoming
+                bucket = await upcoming
+                opened.append(bucket)
+                self._fetched_bytes += bucket.fetched_bytes
                 clock.lap("fetch")
                 try:
                     if index + 1 < len(manifest.bucket_sizes):
-                        upcoming = asyncio.create_task(self._write(published, index + 1))
-                    await self._load_bucket(manifest, index, path, clock)
+                        upcoming = asyncio.create_task(self._buckets.open(published, index + 1))
+                    await self._load_bucket(manifest, index, bucket, clock)
                 finally:
-                    path.unlink()
+                    bucket.close()
         finally:
             await _discard(upcoming)
         self._stage = "load"
-        check_received(manifest, await self._engine.collective_rpc("funicular_received"))
-        await self._engine.finish_weight_update()
+        check_received(manifest, await self._engine.received())
+        await self._engine.finish()
         clock.lap("finish")
 
-    async def _write(self, published: PublishedWeights, index: int) -> Path:
-        """Fetch a bucket from the object store and copy it where the workers can map it."""
-        size = published.manifest.bucket_sizes[index]
-        try:
-            data = await published.buckets[index]
-        except Exception as error:  # whatever the object store says of a lost object
-            raise WeightSyncError("bucket", f"bucket {index} could not be fetched: {error}") from error
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (size,):
-            got = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-            raise WeightSyncError("bucket", f"bucket {index} is {got}, expected uint8 ({size},)")
-        try:
-            return await write_bucket(data)
-        except OSError as error:
-            raise WeightSyncError("bucket", f"bucket {index}: {error}") from error
-
-    async def _load_bucket(self, manifest: Manifest, index: int, path: Path, clock: _Clock) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        size, published = manifest.bucket_sizes[index], manifest.bucket_hashes[index]
-        hashes = await self._engine.collective_rpc("funicular_open_bucket", args=(str(path), size))
-        clock.lap("hash")
-        for rank, seen in enumerate(hashes):
-            if seen != published:
+    async def _load_bucket(self, manifest: Manifest, index: int, bucket: Bucket, clock: _Clock) -> None:
+        self._stage = "load"
+        published = manifest.bucket_hashes[index]
+        tensors = [entry for entry in manifest.tensors if entry.bucket == index]
+        loaded = await self._engine.load(bucket, published, tensors)
+        self._stage = "bucket"
+        for rank, worker in enumerate(loaded):
+            if worker.seen_hash != published:
                 raise WeightSyncError(
                     "bucket",
-                    f"bucket {index}: worker {rank} sees bytes that hash to {seen}, published {published}",
+                    f"bucket {index}: worker {rank} sees bytes that hash to {worker.seen_hash}, published {published}",
                 )
-        self._stage = "load"
-        tensors = [
-            (entry.name, list(entry.shape), entry.dtype, entry.offset, entry.nbytes)
-            for entry in manifest.tensors
-            if entry.bucket == index
-        ]
-        await self._engine.update_weights(WeightTransferUpdateRequest(update_info={"tensors": tensors}))
-        clock.lap("load")
+        clock.split(
+            hash=max(worker.hash_seconds for worker in loaded),
+            load=max(worker.load_seconds for worker in loaded),
+            packing=max(worker.packing_seconds for worker in loaded),
+            rest="calls",
+        )
 
-    async def _verify(self, manifest: Manifest) -> tuple[int, int]:
-        args = (manifest.version, manifest.columns)
-        reports = await self._engine.collective_rpc("funicular_report", args=args)
-        return check_in_use(manifest, [[_observation(row) for row in rows] for rows in reports])
-
-    async def _resume_and_ask(self, canary: Canary, label: str, clock: _Clock) -> list[float]:
-        """Resume with the canary first in the queue; returns the log-probabilities of its tokens but the first."""
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-
-        parameters = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        prompt = tokens_input(list(canary.token_ids))
-        waiting = await self._engine.add_request(f"canary-{label}", prompt, parameters, priority=-10)
-        await self._engine.resume_generation()
+    async def _ask_canary(self, canary: Canary, label: str, clock: _Clock) -> float:
+        """A paused engine answers nobody: the canary runs beside the kept requests, whose tokens wait at the gate."""
+        waiting = await self._engine.resume_with(canary, label)
         clock.lap("resume")
-        output = await waiting.get()
-        while not output.finished:
-            output = await waiting.get()
+        logprobs = await self._engine.canary_logprobs(canary, waiting)
         clock.lap("canary")
-        rows = output.prompt_logprobs[1:]
-        return [row[token].logprob for token, row in zip(canary.token_ids[1:], rows, strict=True)]
+        return self._judge(canary, logprobs)
 
-    async def _silence(self) -> None:
-        """Abort what runs on rejected weights; what arrives waits for an install that succeeds."""
-        self._abort_running("weights_rejected")
-        pause = self._engine.pause_generation(mode="abort", clear_cache=True)
-        await asyncio.wait_for(pause, PAUSE_DEADLINE_S)
+    async def _refuse(self, label: str, reason: str) -> None:
+        deciding = self._state is WeightState.DECIDING
+        self._happened("failed")
+        if not self._gate.is_new(label):
+            self._gate.reject(label, reason)
+        if deciding:
+            self._abort_running("weights_rejected")
+            await self._engine.silence()
 
     def _judge(self, canary: Canary, logprobs: list[float]) -> float:
         error = float(np.mean(np.abs(np.array(logprobs) - np.array(canary.logprobs))))
@@ -256,6 +220,25 @@ class WeightInstaller:
             )
         return error
 
+    def _record(self, manifest: Manifest, canary_error: float, elements: int, columns: int) -> SyncRecord:
+        parts = self.seconds
+        return SyncRecord(
+            generator=self._name,
+            version=manifest.version,
+            paused_seconds=sum(parts.values()) - parts["canary"],
+            load_seconds=sum(parts[part] for part in ("start", "fetch", "hash", "load", "packing", "calls", "finish")),
+            packing_seconds=parts["packing"],
+            verify_seconds=parts["fingerprints"] + parts["canary"],
+            total_bytes=manifest.total_bytes,
+            fetched_bytes=self._fetched_bytes,
+            canary_error=canary_error,
+            fingerprints_checked=elements,
+            columns_checked=columns,
+        )
+
+    def _happened(self, event: Event) -> None:
+        self._state = after(self._state, event)
+
 
 class _Clock:
     """Adds the seconds since the last lap to a named part."""
@@ -266,18 +249,24 @@ class _Clock:
 
     def lap(self, part: str) -> None:
         now = time.monotonic()
-        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
+        self._add(part, now - self._last)
         self._last = now
 
+    def split(self, *, rest: str, **parts: float) -> None:
+        """A lap of which some parts are known."""
+        now = time.monotonic()
+        for part, seconds in parts.items():
+            self._add(part, seconds)
+        self._add(rest, max(0.0, now - self._last - sum(parts.values())))
+        self._last = now
 
-def _observation(row: Any) -> Observation:
-    tensor, module, kind, shard, shards, fingerprint = row
-    return Observation(tensor=tensor, module=module, kind=kind, shard=shard, shards=shards, fingerprint=fingerprint)
+    def _add(self, part: str, seconds: float) -> None:
+        self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
 
-async def _discard(upcoming: asyncio.Task[Path]) -> None:
-    """Give up on a bucket that nobody waits for any more, and remove its file if it was written."""
+async def _discard(upcoming: asyncio.Task[Bucket]) -> None:
+    """Give up on a bucket that nobody waits for any more, and let go of it if it has come."""
     upcoming.cancel()
     (outcome,) = await asyncio.gather(upcoming, return_exceptions=True)
-    if isinstance(outcome, Path):
-        outcome.unlink(missing_ok=True)
+    if isinstance(outcome, Bucket):
+        outcome.close()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import xxhash
 
+from funicular.actors.bucket_delta import encode
 from funicular.actors.deepspeed_engine import gathered
 from funicular.actors.fingerprint import column_fingerprint, fingerprint
 from funicular.actors.lora import Adapter, adapters_by_weight, hugging_face_name, is_adapter_parameter
@@ -85,11 +86,17 @@ def pack(
     columns: int,
     canary: Callable[[], Canary],
     packs: bool,
+    earlier: Callable[[int], tuple[int, np.ndarray] | None] = lambda index: None,
 ) -> Iterator[np.ndarray | Manifest]:
-    """Yield each bucket as (nbytes,) uint8, then the manifest. With `packs` false take part and yield nothing."""
+    """Yield each bucket as (nbytes,) uint8, then the manifest. With `packs` false take part and yield nothing.
+
+    Args:
+        earlier: hash and bytes of a bucket that was published before; it is followed by a delta, if that is shorter.
+    """
     entries: list[TensorEntry] = []
     sizes: list[int] = []
     hashes: list[int] = []
+    bases: list[int | None] = []
     for index, bucket in enumerate(cut_buckets(weights, dtype.itemsize, bucket_bytes)):
         buffer = None
         with gathered(part for weight in bucket for part in weight.parts):
@@ -100,6 +107,10 @@ def pack(
             sizes.append(buffer.nbytes)
             hashes.append(xxhash.xxh3_64_intdigest(buffer.data))
             yield buffer
+            base, delta = _delta(buffer, earlier(index), dtype)
+            bases.append(base)
+            if delta is not None:
+                yield delta
     said = canary()
     if packs:
         yield Manifest(
@@ -109,6 +120,7 @@ def pack(
             bucket_hashes=tuple(hashes),
             columns=columns,
             canary=said,
+            delta_bases=tuple(bases),
         )
 
 
@@ -160,6 +172,15 @@ def _pack_bucket(
         )
         offset += _aligned(nbytes)
     return buffer, entries
+
+
+def _delta(
+    bucket: np.ndarray, earlier: tuple[int, np.ndarray] | None, dtype: torch.dtype
+) -> tuple[int | None, np.ndarray | None]:
+    if earlier is None or earlier[1].shape != bucket.shape:
+        return None, None
+    delta = encode(bucket, earlier[1], dtype.itemsize)
+    return (None, None) if delta is None else (earlier[0], delta)
 
 
 def _aligned(nbytes: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from funicular.actors.weights import PublishedWeights, SyncRecord
@@ -23,8 +23,8 @@ from funicular.actors.weights import PublishedWeights, SyncRecord
 class WeightSource(Protocol):
     """The learner, as weight sync sees it."""
 
-    async def pack(self, version: int) -> PublishedWeights:
-        """Gather and pack the current weights; the caller owns the buckets."""
+    async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        """Gather and pack the current weights, with deltas to `base` if there is one; the caller owns the buckets."""
 
 
 class WeightSink(Protocol):
@@ -37,8 +37,8 @@ class WeightSink(Protocol):
     async def install(self, weights: PublishedWeights, *, last_attempt: bool) -> list[SyncRecord]:
         """Install on every live generator that lacks the version; those that refuse are rebuilt on the last attempt."""
 
-    async def until_serving(self) -> None:
-        """Return when at least one generator serves verified weights."""
+    async def until_serving(self) -> bool:
+        """Return when at least one generator serves verified weights; False: all refuse the newest version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,43 +55,65 @@ class PublishReport:
         """Metric names and values; the slowest generator counts."""
         out = {"sync/pack_s": self.pack_seconds, "sync/bytes": float(self.total_bytes)}
         if self.records:
+            out["sync/fetched_bytes"] = float(max(r.fetched_bytes for r in self.records))
             out["sync/paused_s"] = max(r.paused_seconds for r in self.records)
             out["sync/load_s"] = max(r.load_seconds for r in self.records)
+            out["sync/packing_s"] = max(r.packing_seconds for r in self.records)
             out["sync/verify_s"] = max(r.verify_seconds for r in self.records)
             out["sync/canary_error"] = max(r.canary_error for r in self.records)
         return out
 
 
+@dataclass(slots=True)
+class _Sent:
+    """What has been spent on a version so far."""
+
+    records: list[SyncRecord] = field(default_factory=list)
+    pack_seconds: float = 0.0
+    total_bytes: int = 0
+
+
 class WeightSync:
     """Moves weights from learner to generators; knows the newest committed version."""
 
-    def __init__(self, learners: WeightSource, generators: WeightSink, *, attempts: int) -> None:
-        """`attempts`: sends of one version before a generator that refuses it is rebuilt."""
+    def __init__(self, learners: WeightSource, generators: WeightSink, *, attempts: int, deltas: bool = False) -> None:
+        """`attempts`: sends of one version before a generator that refuses it is rebuilt. `deltas`: pack them too."""
         self._learners = learners
         self._generators = generators
         self._attempts = attempts
+        self._deltas = deltas
+        self._packed: PublishedWeights | None = None
         self.version = -1
         """Newest committed policy version; -1 before the first publish."""
 
     async def publish(self, version: int) -> PublishReport:
         """Make `version` the weights that generators serve. Returns when it is committed."""
         began = time.monotonic()
-        pack_seconds = 0.0
-        records: list[SyncRecord] = []
-        for attempt in range(self._attempts):
-            pack_began = time.monotonic()
-            weights = await self._learners.pack(version)  # anew each time: the fault may lie in the bytes
-            pack_seconds += time.monotonic() - pack_began
-            last = attempt == self._attempts - 1
-            records += await self._generators.install(weights, last_attempt=last)
-            if not self._generators.behind:
-                break
-        await self._generators.until_serving()
+        sent = _Sent()
+        await self._send(version, sent)
+        while not await self._generators.until_serving():
+            await self._send(version, sent)  # each round spends restarts, and their budget ends
         self.version = version
         return PublishReport(
             version=version,
-            records=records,
-            pack_seconds=pack_seconds,
+            records=sent.records,
+            pack_seconds=sent.pack_seconds,
             seconds=time.monotonic() - began,
-            total_bytes=weights.manifest.total_bytes,
+            total_bytes=sent.total_bytes,
         )
+
+    async def _send(self, version: int, sent: _Sent) -> None:
+        """Pack and send until every live generator has committed; those that refuse to the last are rebuilt."""
+        for attempt in range(self._attempts):
+            began = time.monotonic()
+            base, self._packed = self._packed, None
+            if attempt or not self._deltas:  # what is sent again is sent whole
+                base = None
+            weights = await self._learners.pack(version, base)  # anew each time: the fault may lie in the bytes
+            self._packed = weights
+            sent.pack_seconds += time.monotonic() - began
+            sent.total_bytes = weights.manifest.total_bytes
+            last = attempt == self._attempts - 1
+            sent.records += await self._generators.install(weights, last_attempt=last)
+            if not self._generators.behind:
+                return

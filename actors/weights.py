@@ -62,6 +62,8 @@ class Manifest:
     columns: int
     """Number of columns sampled for the column fingerprints; `version` seeds which."""
     canary: Canary
+    delta_bases: tuple[int | None, ...] = ()
+    """Hash of the earlier bucket that each bucket's delta starts from; None, or nothing at all: there is no delta."""
 
     @property
     def total_bytes(self) -> int:
@@ -76,6 +78,24 @@ class PublishedWeights:
     manifest: Manifest
     buckets: tuple[Any, ...]
     """ray.ObjectRef of one (nbytes,) uint8 array each."""
+    deltas: tuple[Any, ...] = ()
+    """ray.ObjectRef of a (nbytes,) uint8 array (`bucket_delta.py`) for each bucket that has one, None for others."""
+
+    def delta(self, index: int) -> tuple[int, Any] | None:
+        """Hash of the bucket that it starts from, and the reference; None: there is none."""
+        base = self.manifest.delta_bases[index] if self.manifest.delta_bases else None
+        return None if base is None else (base, self.deltas[index])
+
+
+def assemble(manifest: Manifest, refs: list[Any]) -> PublishedWeights:
+    """Weights from references in the order of packing: each bucket, followed by its delta where it has one."""
+    upcoming = iter(refs)
+    buckets, deltas = [], []
+    for index in range(len(manifest.bucket_sizes)):
+        buckets.append(next(upcoming))
+        has_delta = bool(manifest.delta_bases) and manifest.delta_bases[index] is not None
+        deltas.append(next(upcoming) if has_delta else None)
+    return PublishedWeights(manifest=manifest, buckets=tuple(buckets), deltas=tuple(deltas))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +107,14 @@ class SyncRecord:
     paused_seconds: float
     """From pause to resume: no token was sampled meanwhile."""
     load_seconds: float
-    """Buckets to tensors in place."""
+    """Buckets to tensors in place, packing included."""
+    packing_seconds: float
+    """Copies that the CPU's matrix kernels multiply by; 0 where vLLM's own loader makes them."""
     verify_seconds: float
     """Fingerprints of what is used, and the canary."""
     total_bytes: int
+    fetched_bytes: int
+    """What was brought here; less than the total where deltas sufficed."""
     canary_error: float
     """Mean absolute difference of the canary's log-probabilities, nats."""
     fingerprints_checked: int

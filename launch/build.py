@@ -74,7 +74,9 @@ async def build(
     """
     pools = await _start_pools(config, prepared, tracker)
     budget = RestartBudget(config.cluster.max_restarts)
-    generators = _generators(config, prepared, use_gpu, roles, budget)
+    generators = None
+    if _generates(config):
+        generators = make_generators(config, prepared.model_folder, budget, use_gpu=use_gpu, roles=roles)
     given = _given(config, prepared, budget)
     teachers = _teachers(config, prepared, use_gpu, roles, budget)
     scorers = Scorers(
@@ -85,22 +87,7 @@ async def build(
         budget=budget,
         pools=pools,
     )
-    learners = LearnerGroup(
-        config.learner,
-        replace(config.algorithm, importance_correction="none") if given else config.algorithm,  # nothing was sampled
-        config.weight_sync,
-        wire_dtype=config.generator.dtype,
-        temperature=1.0 if given else config.generator.temperature,
-        max_completion_tokens=config.generator.max_completion_tokens,
-        model_folder=str(prepared.model_folder),
-        seed=config.seed,
-        use_gpu=use_gpu,
-        resources=role_resources(LEARNER, 1, roles),
-        rewards=config.reward,
-        optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
-        distillation=config.distillation,
-        teacher_folder=str(prepared.teacher_folder) if teacher_in_ranks(config.distillation) else None,
-    )
+    learners = make_learners(config, prepared.model_folder, prepared.teacher_folder, use_gpu=use_gpu, roles=roles)
     await asyncio.gather(learners.start(), *(part.start() for part in (generators, given, teachers) if part))
     await learners.check_folder(prepared.folder.checkpoints)
     iterator = prepared.tasks.iterator(config.seed)
@@ -110,9 +97,7 @@ async def build(
         generators=generators or _instead(given),
         scorers=scorers,
         learners=learners,
-        weights=(
-            WeightSync(learners, generators, attempts=config.weight_sync.attempts) if generators else UnsentWeights()
-        ),
+        weights=make_weight_sync(config, learners, generators) if generators else UnsentWeights(),
         checkpoints=Checkpoints(prepared.folder.checkpoints, config.checkpoint, prepared.store),
         tracker=tracker,
         budget=budget,
@@ -164,18 +149,46 @@ def _generates(config: Config) -> bool:
     return config.data.completion_column is None or config.evaluation.tasks > 0
 
 
-def _generators(
-    config: Config, prepared: Prepared, use_gpu: bool, roles: frozenset[str], budget: RestartBudget
-) -> Generators | None:
-    if not _generates(config):
-        return None
+def make_generators(
+    config: Config, model_folder: Path, budget: RestartBudget, *, use_gpu: bool, roles: frozenset[str]
+) -> Generators:
+    """The generators of a recipe; their engines start with `start()`."""
     return Generators(
-        _generator_maker(config, prepared.model_folder, use_gpu, roles),
+        _generator_maker(config, model_folder, use_gpu, roles),
         count=config.generator.count,
         start_deadline_s=config.generator.start_deadline_s,
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
         budget=budget,
     )
+
+
+def make_learners(
+    config: Config, model_folder: Path, teacher_folder: Path | None, *, use_gpu: bool, roles: frozenset[str]
+) -> LearnerGroup:
+    """The learner ranks of a recipe; they start with `start()`."""
+    given = config.data.completion_column is not None
+    return LearnerGroup(
+        config.learner,
+        replace(config.algorithm, importance_correction="none") if given else config.algorithm,  # nothing was sampled
+        config.weight_sync,
+        wire_dtype=config.generator.dtype,
+        temperature=1.0 if given else config.generator.temperature,
+        max_completion_tokens=config.generator.max_completion_tokens,
+        model_folder=str(model_folder),
+        seed=config.seed,
+        use_gpu=use_gpu,
+        resources=role_resources(LEARNER, 1, roles),
+        rewards=config.reward,
+        optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
+        distillation=config.distillation,
+        teacher_folder=str(teacher_folder) if teacher_in_ranks(config.distillation) else None,
+    )
+
+
+def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generators) -> WeightSync:
+    """Between the two, by the recipe's transport."""
+    sync = config.weight_sync
+    return WeightSync(learners, generators, attempts=sync.attempts, deltas=sync.transport == "delta")
 
 
 def _given(config: Config, prepared: Prepared, budget: RestartBudget) -> GivenCompletions | None:

@@ -80,6 +80,13 @@ def _run(config: Config) -> Iterator[Problem]:
 
 def _sync(config: Config) -> Iterator[Problem]:
     generator = config.generator
+    if config.weight_sync.transport in ("nccl", "cuda_ipc"):
+        expected = (
+            "expected auto, object_store or delta: nobody has been able to try this one on GPUs, so it is not built"
+        )
+        yield problem_at(
+            config, "weight_sync.transport", expected, "object_store works on GPUs too, by way of the host"
+        )
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     if config.weight_sync.canary_tokens > longest:
         expected = f"expected at most max_prompt_tokens + max_completion_tokens = {longest}, to fit an engine"

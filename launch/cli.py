@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funicular.launch.plan_options import add_plan, plan_options
-from funicular.launch.verify_options import add_verify, verify_options
+from funicular.launch.verify_options import add_verify, at_least, verify_options
 
 if TYPE_CHECKING:
     from funicular.launch.recipe import LoadedRecipe
@@ -24,8 +24,9 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "config": ("keys", "show"),
     "metrics": ("sync",),
     "sandbox": ("probe",),
+    "bench": ("sync",),
 }
-_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show")
+_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show", "bench sync")
 USAGE_ERROR = 2
 
 
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from funicular.launch.sandbox_probe import print_probe
 
         return print_probe()
+    if command == "bench sync":
+        return _bench_sync(options.recipes, rest, options.versions)
     parser.print_help()
     return USAGE_ERROR
 
@@ -109,6 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     sandbox = commands.add_parser("sandbox", help="where untrusted code runs")
     sandbox_commands = sandbox.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     sandbox_commands.add_parser("probe", help="the isolation level that this machine reaches, and why no higher")
+
+    bench = commands.add_parser("bench", help="how fast parts of a run are on this cluster")
+    bench_commands = bench.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    bench_sync = bench_commands.add_parser(
+        "sync",
+        help="how fast weights reach the generators, against copying memory",
+        description="Starts the recipe's learner ranks and generators, publishes the initial weights again and again, "
+        "and prints what each part of weight sync took. Trains nothing and writes no run folder.",
+        allow_abbrev=False,
+    )
+    _takes_recipes(bench_sync, "[--versions N]")
+    bench_sync.add_argument(
+        "--versions", type=at_least(1), default=5, metavar="N", help="versions to publish after the first (default 5)"
+    )
     return parser
 
 
@@ -209,6 +226,15 @@ def _verify_loss(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from funicular.launch.verify_loss import verify_loss
 
     return verify_loss(loaded, verify_options(options))
+
+
+def _bench_sync(recipes: Sequence[str], overrides: Sequence[str], versions: int) -> int:
+    loaded = _load(recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.bench_sync import bench_sync
+
+    return bench_sync(loaded, versions)
 
 
 def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:

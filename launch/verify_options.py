@@ -57,7 +57,7 @@ def add_verify(
     for flag, name, least, text in numbers:
         value = getattr(default, name)
         loss.add_argument(
-            flag, dest=name, type=_at_least(least), default=value, metavar="N", help=f"{text} (default {value})"
+            flag, dest=name, type=at_least(least), default=value, metavar="N", help=f"{text} (default {value})"
         )
     loss.add_argument(
         "--score", action="store_true", help="rewards by the recipe's verifier and reward functions, not by chance"
@@ -65,7 +65,7 @@ def add_verify(
     model = loss.add_mutually_exclusive_group()
     model.add_argument(
         "--layers",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="only the model's first N layers, for models too large for here",
     )
@@ -82,7 +82,9 @@ def verify_options(options: argparse.Namespace) -> VerifyOptions:
     return VerifyOptions(**{name: getattr(options, name) for name in VerifyOptions.__dataclass_fields__})
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of the command line's: a whole number that is not smaller."""
+
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-Architecture = Literal["llama", "qwen2"]
+Architecture = Literal["llama", "qwen2", "mistral"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -91,9 +91,9 @@ def tiny_tokenizer(more_special: Sequence[str] = ()) -> Any:
 
 
 def _make_config(architecture: Architecture, *, tied: bool, tokenizer: Any) -> Any:
-    from transformers import LlamaConfig, Qwen2Config
+    from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
-    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
+    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[architecture]
     return kind(
         vocab_size=len(tokenizer),
         hidden_size=128,  # heads of 32: vLLM on CPU knows no smaller ones

@@ -1,11 +1,13 @@
-"""One run in which every kind of part is killed, and a bucket corrupted; real processes, real parts."""
+"""One run in which every kind of part is killed, and buckets are damaged, lost and late; real processes, real parts."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +30,73 @@ from funicular.launch.tasks import load_tasks
 from tests.fakes import FakeTracker
 from tests.tiny_run import tiny_recipe
 
+DELAY_S = 3.0
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
-class FakeCorruptLink:
-    """The learner, but one bucket of one version arrives with a flipped byte, once."""
+Fault = Callable[[int, PublishedWeights | None], Awaitable[PublishedWeights]]
 
-    def __init__(self, learners: Any, version: int) -> None:
+
+class FakeFaultyLink:
+    """The learner, but from the given versions on something happens once, to what is sent or to whom it is sent."""
+
+    def __init__(self, learners: Any) -> None:
         self._learners = learners
-        self._version: int | None = version
+        self.faults: dict[int, Fault] = {}
+        self.happened: list[int] = []
 
-    async def pack(self, version: int) -> PublishedWeights:
-        weights = await self._learners.pack(version)
-        if version != self._version:
-            return weights
-        self._version = None
+    async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        due = min(self.faults, default=version + 1)
+        if due > version:
+            return await self._learners.pack(version, base)
+        self.happened.append(due)
+        return await self.faults.pop(due)(version, base)
+
+    async def corrupt_a_byte(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        weights = await self._learners.pack(version, base)
         flipped = np.array(await weights.buckets[0])
         flipped[100] ^= 1
-        return PublishedWeights(manifest=weights.manifest, buckets=(ray.put(flipped), *weights.buckets[1:]))
+        return replace(weights, buckets=(ray.put(flipped), *weights.buckets[1:]))
+
+    async def drop_a_bucket(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        weights = await self._learners.pack(version, base)
+        return replace(weights, buckets=(*weights.buckets[:-1], _lost.remote()))
+
+    def delay_a_bucket_and(self, fault: Callable[[], Awaitable[None]]) -> Fault:
+        """The fault comes while generators are paused in the middle of loading."""
+
+        async def delayed(version: int, base: PublishedWeights | None) -> PublishedWeights:
+            weights = await self._learners.pack(version, base)
+            self._later = asyncio.create_task(_after(DELAY_S / 2, fault))
+            return replace(weights, buckets=(*weights.buckets[:-1], _late.remote(weights.buckets[-1])))
+
+        return delayed
+
+    async def kill_the_rank_that_sends(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        rank = self._learners._actors[0]
+        pid = await pid_of(rank)
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot be done before it dies
+        packing = asyncio.create_task(self._learners.pack(version, base))
+        await asyncio.sleep(1.0)
+        os.kill(pid, signal.SIGKILL)
+        return await packing
+
+
+@ray.remote(num_cpus=0)
+def _late(bucket: np.ndarray) -> np.ndarray:
+    time.sleep(DELAY_S)
+    return bucket
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _lost() -> np.ndarray:
+    raise RuntimeError("this bucket is gone")
+
+
+async def _after(seconds: float, fault: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.sleep(seconds)
+    await fault()
 
 
 async def pid_of(actor: Any) -> int:
@@ -90,14 +141,19 @@ async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> No
         run = await live_run(
             tmp_path, "max_steps=16", "generator.count=2", "evaluation.tasks=0", "max_staleness=1", "checkpoint.every=2"
         )
-        run.weights = WeightSync(FakeCorruptLink(run.learners, version=2), run.generators, attempts=2)  # type: ignore[arg-type]
+        link = FakeFaultyLink(run.learners)
+        run.weights = WeightSync(link, run.generators, attempts=2)  # type: ignore[arg-type]
         generators: Any = run.generators
+        link.faults = {
+            2: link.corrupt_a_byte,
+            4: link.drop_a_bucket,
+            6: link.delay_a_bucket_and(lambda: kill_engine(generators._members[0].actor)),
+            8: link.delay_a_bucket_and(lambda: kill(generators._members[1].actor)),
+            10: link.kill_the_rank_that_sends,
+        }
         faults = [
             after_step(run, 3, lambda: kill(run.scorers._members[0].actor)),  # type: ignore[attr-defined]
             after_step(run, 5, lambda: kill(run.buffer._actor)),  # type: ignore[attr-defined]
-            after_step(run, 7, lambda: kill_engine(generators._members[0].actor)),
-            after_step(run, 9, lambda: kill(generators._members[1].actor)),
-            after_step(run, 11, lambda: kill(run.learners._actors[0])),  # type: ignore[attr-defined]
         ]
         injected = [asyncio.create_task(fault) for fault in faults]
         assert await asyncio.wait_for(train(run), 900) == "finished"
@@ -112,5 +168,6 @@ async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> No
     assert sorted(account.trained_tasks) == list(range(1, 17))
     assert max(m["async/staleness_max"] for _, m in run.tracker.lines if "async/staleness_max" in m) <= 1  # type: ignore[attr-defined]
     versions = [event["version"] for event in read_events(ledger) if event["event"] == "published"]
-    assert 2 in versions, "the version whose bucket was corrupted was committed after all"
+    assert {2, 4, 6, 8} <= set(versions), "what was damaged, lost or held up on the way was committed after all"
+    assert link.happened == [2, 4, 6, 8, 10]
     assert versions == sorted(set(versions))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
+from funicular.actors.bucket_delta import encode
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+from funicular.actors.delta_source import DeltaSource
 from funicular.actors.errors import GroupFailed
 from funicular.actors.types import GenerationRequest, GroupPayload
 from funicular.actors.weights import PublishedWeights, WeightSyncError
@@ -81,6 +85,7 @@ async def start(folder: Path, architecture: Architecture, *, tied: bool, workers
         max_completion_tokens=LONG,
         max_sequences=8,
         kv_cache_gib=0.25,
+        cpu_threads=1,  # two that wait for each other take thrice as long on a busy machine
         progress_deadline_s=120.0,
     )
     generator = Generator(
@@ -102,6 +107,13 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engi
     running = await start(tmp_path_factory.mktemp("llama"), "llama", tied=True)
     yield running
     await running.generator.stop()
+
+
+class FakeNeverRef:
+    """A bucket that does not arrive."""
+
+    def __await__(self) -> Any:
+        return asyncio.sleep(3600).__await__()
 
 
 async def run_until_it_has_tokens(engine: Engine, **options: Any) -> asyncio.Task[Any]:
@@ -139,6 +151,29 @@ async def test_all_columns_of_what_is_used_are_bit_equal(engine: Engine) -> None
     assert record.fingerprints_checked == 1 + 2 * 2 + 1 + 1, "embedding, norms, and the head's shared parameter"
 
 
+async def test_deltas_bring_what_changed_bit_for_bit(engine: Engine) -> None:
+    installer = engine.generator._installer
+    installer._buckets, before = DeltaSource(), installer._buckets
+    try:
+        earlier = engine.next_weights()
+        assert (await engine.install(earlier)).fetched_bytes == earlier.manifest.total_bytes
+        engine.version += 1
+        model = copy.deepcopy(engine.models[engine.version - 1])
+        for parameter in model.parameters():
+            parameter.data[..., :5] += 0.1
+        engine.models[engine.version] = model
+        weights = publish(model, engine.version, columns=10_000)
+        deltas = [encode(new.value, old.value, 4) for new, old in zip(weights.buckets, earlier.buckets, strict=True)]
+        bases = tuple(earlier.manifest.bucket_hashes[i] if d is not None else None for i, d in enumerate(deltas))
+        manifest = replace(weights.manifest, delta_bases=bases)
+        record = await engine.install(replace(weights, manifest=manifest, deltas=tuple(map(FakeRef, deltas))))
+    finally:
+        installer._buckets = before
+    assert record.fetched_bytes < weights.manifest.total_bytes / 2
+    assert record.columns_checked == 2 * 7 + 1
+    engine.assert_says_what_models_say((await engine.generate())[1])
+
+
 async def test_completions_say_why_they_ended_and_texts_match_tokens(engine: Engine) -> None:
     await engine.install(engine.next_weights())
     generation, payload = await engine.generate(count=4, temperature=1.0)
@@ -162,6 +197,30 @@ async def test_running_requests_go_on_with_new_weights_and_say_which_token_is_wh
     engine.assert_says_what_models_say(payload)
 
 
+@pytest.mark.parametrize(("mode", "versions"), [("finish_first", "old"), ("start_again", "new")])
+async def test_running_requests_finish_on_old_weights_or_begin_anew_if_the_recipe_says_so(
+    engine: Engine, mode: Literal["finish_first", "start_again"], versions: str
+) -> None:
+    await engine.install(engine.next_weights())
+    old = engine.version
+    generator, before = engine.generator, engine.generator._config
+    generator._config = generator._installer._config = replace(before, update_mode=mode)
+    try:
+        group = await run_until_it_has_tokens(engine, count=4)
+        await engine.install(engine.next_weights())
+        _, payload = await group
+    finally:
+        generator._config = generator._installer._config = before
+    of_each = [set(payload.token_versions[payload.completion(i)].tolist()) for i in range(4)]
+    assert all(len(of_one) == 1 for of_one in of_each), "no completion goes on with other weights"
+    if versions == "old":
+        assert of_each == [{old}] * 4
+    else:
+        assert {engine.version} in of_each, "some may have ended before the update"
+    engine.assert_says_what_models_say(payload)
+    assert (await engine.generate())[0].oldest_version == engine.version
+
+
 @pytest.mark.parametrize("bucket_bytes", [1 << 30, 5_000], ids=["one bucket", "layers split over buckets"])
 async def test_a_corrupted_bucket_is_refused_and_a_resend_heals(engine: Engine, bucket_bytes: int) -> None:
     await engine.install(engine.next_weights())
@@ -170,12 +229,8 @@ async def test_a_corrupted_bucket_is_refused_and_a_resend_heals(engine: Engine, 
     weights = engine.next_weights(bucket_bytes=bucket_bytes)
     # With small buckets q and k have arrived then, and the fused layer is half received.
     spoilt = next(t.bucket for t in weights.manifest.tensors if t.name == "model.layers.0.self_attn.v_proj.weight")
-    buckets = list(weights.buckets)
-    data = buckets[spoilt].value.copy()
-    data[0] ^= 1
-    buckets[spoilt] = FakeRef(data)
     with pytest.raises(WeightSyncError) as caught:
-        await engine.install(replace(weights, buckets=tuple(buckets)))
+        await engine.install(with_a_flipped_bit(weights, spoilt))
     assert caught.value.stage == "bucket"
     assert engine.generator.committed_version == old
     assert (await engine.generator.health())["state"] == "unverified"
@@ -197,28 +252,38 @@ async def test_a_lost_bucket_is_a_bucket_error_and_leaves_no_file(engine: Engine
             yield
 
     weights = engine.next_weights()
+    before = memory_files()
     with pytest.raises(WeightSyncError, match="owner died") as caught:
         await engine.install(replace(weights, buckets=(weights.buckets[0], LostRef(), *weights.buckets[2:])))
     assert caught.value.stage == "bucket"
-    assert not list(Path("/dev/shm").glob(f"funicular-{os.getpid()}-*"))
+    assert memory_files() == before
     await engine.install(weights)
 
 
 async def test_a_bucket_that_never_arrives_meets_the_deadline_and_a_resend_heals(engine: Engine) -> None:
-    class NeverRef:
-        def __await__(self) -> Any:
-            return asyncio.sleep(3600).__await__()
-
     weights = engine.next_weights()
     installer = engine.generator._installer
     patient, installer._sync = installer._sync, replace(installer._sync, deadline_s=2.0)
     try:
         with pytest.raises(WeightSyncError, match="not done within 2 s") as caught:
-            await engine.install(replace(weights, buckets=(*weights.buckets[:-1], NeverRef())))
+            await engine.install(replace(weights, buckets=(*weights.buckets[:-1], FakeNeverRef())))
     finally:
         installer._sync = patient
     assert caught.value.stage == "bucket"
     await engine.install(weights)
+
+
+def memory_files() -> int:
+    """How many this process holds open."""
+    return sum("memfd:funicular" in os.path.realpath(link) for link in Path("/proc/self/fd").iterdir())
+
+
+def with_a_flipped_bit(weights: PublishedWeights, bucket: int) -> PublishedWeights:
+    buckets = list(weights.buckets)
+    data = buckets[bucket].value.copy()
+    data[0] ^= 1
+    buckets[bucket] = FakeRef(data)
+    return replace(weights, buckets=tuple(buckets))
 
 
 def without_a_tensor(weights: PublishedWeights) -> PublishedWeights:
@@ -326,7 +391,25 @@ async def test_a_prompt_that_is_too_long_is_not_tried_again(engine: Engine) -> N
     assert not failed.value.retry_task
 
 
-async def test_two_workers_of_an_untied_model_with_biases_and_a_dead_engine(tmp_path: Path) -> None:
+async def test_a_model_that_goes_through_vllms_own_loader_is_right_and_heals_too(tmp_path: Path) -> None:
+    engine = await start(tmp_path, "mistral", tied=True)
+    try:
+        record = await engine.install(engine.next_weights(columns=10_000))
+        assert record.columns_checked == 2 * 7 + 1
+        assert record.packing_seconds == 0, "this model is not on the list of those that are placed"
+        engine.assert_says_what_models_say((await engine.generate())[1])
+
+        weights = engine.next_weights(bucket_bytes=5_000)
+        spoilt = next(t.bucket for t in weights.manifest.tensors if t.name == "model.layers.0.self_attn.v_proj.weight")
+        with pytest.raises(WeightSyncError, match=f"bucket {spoilt}: worker 0 sees bytes"):
+            await engine.install(with_a_flipped_bit(weights, spoilt))
+        await engine.install(weights)
+        engine.assert_says_what_models_say((await engine.generate())[1])
+    finally:
+        await engine.generator.stop()
+
+
+async def test_two_workers_of_an_untied_model_with_biases_and_a_dead_engine_worker(tmp_path: Path) -> None:
     engine = await start(tmp_path, "qwen2", tied=False, workers=2)
     try:
         record = await engine.install(engine.next_weights(columns=10_000))
@@ -343,9 +426,16 @@ async def test_two_workers_of_an_untied_model_with_biases_and_a_dead_engine(tmp_
         engine.assert_says_what_models_say((await engine.generate())[1])
 
         group = await run_until_it_has_tokens(engine)
-        engine.generator._engine.engine_core.resources.engine_manager.processes[0].kill()
+        weights = engine.next_weights()
+        held_up = replace(weights, buckets=(*weights.buckets[:-1], FakeNeverRef()))
+        installing = asyncio.create_task(engine.install(held_up))
+        await asyncio.sleep(1.0)
+        core = engine.generator._engine.engine_core.resources.engine_manager.processes[0]
+        workers = [child for child in psutil.Process(core.pid).children() if "Worker" in " ".join(child.cmdline())]
+        workers[1].kill()
         with pytest.raises(GroupFailed) as failed:
             await group
+        installing.cancel()
         assert failed.value.reason == "engine_died"
         with pytest.raises(GroupFailed):
             await engine.generator.health()

@@ -59,8 +59,10 @@ class FakeEngineActor:
             version=version,
             paused_seconds=0,
             load_seconds=0,
+            packing_seconds=0,
             verify_seconds=0,
             total_bytes=0,
+            fetched_bytes=0,
             canary_error=0,
             fingerprints_checked=0,
             columns_checked=0,
@@ -76,13 +78,15 @@ class FakeWorld:
         self.installed: list[tuple[str, int]] = []
         self.on_install: Callable[[FakeEngineActor, int, int], None] = lambda actor, version, attempt: None
         self.packed: list[int] = []
+        self.bases: list[int | None] = []
 
     def make(self, name: str) -> FakeEngineActor:
         self.made.append(FakeEngineActor(name, self))
         return self.made[-1]
 
-    async def pack(self, version: int) -> PublishedWeights:
+    async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
         self.packed.append(version)
+        self.bases.append(base.manifest.version if base else None)
         return weights(version)
 
     def service(self, count: int, limit: int = 3) -> Generators:
@@ -131,6 +135,25 @@ async def test_a_refused_version_is_packed_and_sent_again_to_the_one_that_refuse
     assert world.packed == [0, 1, 1]
     assert world.installed[2:] == [("generator-0", 1), ("generator-1", 1)]
     assert world.killed == []
+
+
+async def test_deltas_are_to_what_was_packed_last_and_what_is_sent_again_is_sent_whole() -> None:
+    world = FakeWorld()
+    generators = world.service(1)
+    await generators.start()
+    sync = WeightSync(world, generators, attempts=2, deltas=True)
+    refusals = []
+
+    def refuse_once(actor: FakeEngineActor, version: int, attempt: int) -> None:
+        if version == 2 and not refusals:
+            refusals.append(version)
+            raise WeightSyncError("bucket", "hash")
+
+    world.on_install = refuse_once
+    for version in range(4):
+        await sync.publish(version)
+    assert world.packed == [0, 1, 2, 2, 3]
+    assert world.bases == [None, 0, 1, None, 2]
 
 
 async def test_one_that_keeps_refusing_is_rebuilt_while_the_others_serve() -> None:

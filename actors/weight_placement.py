@@ -1,0 +1,114 @@
+"""Inside an engine worker: puts tensors of the checkpoint straight into the parameters in use.
+
+vLLM's own reload takes every layer off its memory, loads into fresh memory and copies back, through a loader that costs
+a fraction of a millisecond for each tensor. Where a checkpoint's tensors are the rows of vLLM's parameters, which
+`engine_tensors` says of each, they can be copied to where they belong instead. On CPU, where a linear layer multiplies
+by a packed copy, its tensors are put together and packed, and nothing else is kept.
+
+Nothing keeps a view of what it was given, so that the memory of a bucket may be used again after `put`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from funicular.actors.engine_tensors import Part, multiplies_by_packed_copy, parts_in_use, piece
+
+ROW_BY_ROW = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+"""Models whose own loader only renames, fuses and cuts. Others go through it: it may permute or transform."""
+
+
+@dataclass(slots=True, eq=False)
+class _Assembly:
+    """The weight of a packed layer, until all of its tensors have arrived."""
+
+    weight: torch.Tensor
+    missing: set[str]
+
+
+class Placement:
+    """Places the tensors of one weight set after the other."""
+
+    def __init__(self, model: Any) -> None:
+        self._places: dict[str, list[tuple[str, Any, Part]]] = defaultdict(list)
+        self._tensors: dict[str, set[str]] = defaultdict(set)
+        for module_name, module, part in parts_in_use(model):
+            self._places[part.tensor].append((module_name, module, part))
+            if part.parameter == "weight":
+                self._tensors[module_name].add(part.tensor)
+        self._spare: dict[torch.Size, torch.Tensor] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was under way: a whole weight set comes."""
+        self._assemblies: dict[str, _Assembly] = {}
+        self._outdated: dict[str, Any] = {}
+        self.packing_seconds = 0.0
+        """Spent since then on packing for matrix kernels."""
+
+    @torch.no_grad()
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy this worker's piece of one tensor of the checkpoint to every place where it is used."""
+        for module_name, module, part in self._places[name]:
+            parameter = getattr(module, part.parameter)
+            source = piece(module, part, tensor)
+            if parameter.numel() == 0:
+                self._assemble(module_name, module, part, source)
+            else:
+                parameter.data[part.rows][: source.shape[0]].copy_(source)  # rows beyond are a vocabulary's padding
+                if part.parameter == "weight" and multiplies_by_packed_copy(module):
+                    self._outdated[module_name] = module
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Pack what stands in real parameters and is multiplied as a packed copy: output heads, tied ones too."""
+        for module in self._outdated.values():
+            self._process(module)
+        self._outdated.clear()
+
+    def _assemble(self, module_name: str, module: Any, part: Part, source: torch.Tensor) -> None:
+        tensors = self._tensors[module_name]
+        if len(tensors) == 1:
+            self._pack(module, source.contiguous())
+            return
+        assembly = self._assemblies.get(module_name)
+        if assembly is None:
+            shape = torch.Size((module.output_size_per_partition, module.input_size_per_partition))
+            weight = self._spare.pop(shape, None)
+            weight = torch.empty(shape, dtype=source.dtype) if weight is None else weight
+            assembly = _Assembly(weight, set(tensors))
+            self._assemblies[module_name] = assembly
+        assembly.weight[part.rows].copy_(source)
+        assembly.missing.discard(part.tensor)
+        if not assembly.missing:
+            del self._assemblies[module_name]
+            self._pack(module, assembly.weight)
+            self._spare[assembly.weight.shape] = assembly.weight  # fresh memory would cost more than the copy into it
+
+    def _pack(self, module: Any, weight: torch.Tensor) -> None:
+        module.weight = torch.nn.Parameter(weight, requires_grad=False)
+        self._process(module)
+        if module.weight.numel() > 0:
+            module.weight.data = weight.clone()  # not packed after all: it may be a view of a bucket
+
+    def _process(self, module: Any) -> None:
+        began = time.perf_counter()
+        module.quant_method.process_weights_after_loading(module)
+        self.packing_seconds += time.perf_counter() - began
+
+
+def can_place(model: Any) -> bool:
+    """Whether `Placement` knows where every tensor of this model belongs."""
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    plain = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, type(None))
+    return type(model).__name__ in ROW_BY_ROW and all(
+        isinstance(getattr(module, "quant_method", None), plain) or not list(module.parameters(recurse=False))
+        for module in model.modules()
+    )

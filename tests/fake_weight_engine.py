@@ -1,0 +1,389 @@
+"""Engines, buckets and generator actors that fail as they are told, around the real code of weight sync.
+
+`FakeEngineLink` keeps account of what an engine really holds, so that a test can ask of each token that left which
+weights it came from. Calls of one engine are served one after the other, as vLLM serves them: what the caller has given
+up on is done all the same, later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from funicular.actors.bucket_source import Bucket
+from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+from funicular.actors.engine_link import Loaded
+from funicular.actors.errors import GroupFailed, LearnerLost
+from funicular.actors.types import GenerationRequest
+from funicular.actors.version_gate import VersionGate
+from funicular.actors.weight_check import ExpectedTensor, Observation
+from funicular.actors.weight_install import WeightInstaller
+from funicular.actors.weights import (
+    Canary,
+    Manifest,
+    PublishedWeights,
+    SyncRecord,
+    TensorEntry,
+    WeightSyncError,
+)
+from tests.explore import Choices
+
+TENSORS = ("a.weight", "b.weight")
+"""One bucket each."""
+DEADLINE_S = 10.0
+CALL_S = 0.01
+LATE_S = 2 * DEADLINE_S + 100.0
+"""Later than anybody waits."""
+
+
+def value(version: int, name: str) -> int:
+    """What stands for a tensor's bits, its fingerprint and its bucket's hash."""
+    return version * 100 + TENSORS.index(name) + 1
+
+
+def published(version: int) -> PublishedWeights:
+    tensors = tuple(
+        TensorEntry(
+            name=name,
+            shape=(16,),
+            dtype="float32",
+            bucket=index,
+            offset=0,
+            nbytes=64,
+            fingerprint=value(version, name),
+            column_fingerprint=None,
+        )
+        for index, name in enumerate(TENSORS)
+    )
+    return PublishedWeights(
+        manifest=Manifest(
+            version=version,
+            tensors=tensors,
+            bucket_sizes=(64,) * len(TENSORS),
+            bucket_hashes=tuple(value(version, name) for name in TENSORS),
+            columns=1,
+            canary=Canary(token_ids=(1, 2), logprobs=(float(-version),)),
+        ),
+        buckets=tuple(TENSORS),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeBucket(Bucket):
+    """Its path says whose tensor it holds, and whether it is whole."""
+
+    number: int
+    closed: set[int]
+
+    def close(self) -> None:
+        self.closed.add(self.number)
+
+
+class FakeFaults:
+    """Asks the path what happens next, as long as faults may still happen."""
+
+    def __init__(self, choices: Choices) -> None:
+        self._choices = choices
+        self.left = 0
+        """How many may still happen."""
+
+    def __call__(self, what: str, *faults: str) -> str:
+        if not self.left:
+            return "ok"
+        fate = self._choices.choose(what, ("ok", *faults))
+        self.left -= fate != "ok"
+        return fate
+
+
+@dataclass(eq=False)
+class FakeBucketSource:
+    """A `BucketSource` whose buckets may be lost, damaged or late."""
+
+    faults: FakeFaults
+    opened: int = 0
+    closed: set[int] = field(default_factory=set)
+
+    async def open(self, weights: PublishedWeights, index: int) -> FakeBucket:
+        fate = self.faults(f"bucket {index}", "lost", "damaged", "late")
+        await asyncio.sleep(LATE_S if fate == "late" else CALL_S)
+        if fate == "lost":
+            raise WeightSyncError("bucket", f"bucket {index} could not be fetched: owner died")
+        path = f"{weights.manifest.version}/{index}" + ("/damaged" if fate == "damaged" else "")
+        self.opened += 1
+        return FakeBucket(
+            path=path,
+            offset=0,
+            nbytes=64,
+            fetched_bytes=64,
+            lasts=True,
+            holds=None,
+            number=self.opened,
+            closed=self.closed,
+        )
+
+
+class FakeEngineLink:
+    """An engine with one worker, as `EngineLink` shows it."""
+
+    def __init__(self, faults: FakeFaults, die: Callable[[], None]) -> None:
+        self._faults = faults
+        self._die = die
+        self._last: asyncio.Future[Any] | None = None
+        self._running = asyncio.Event()
+        self._label = "unverified"
+        self._holds = dict.fromkeys(TENSORS, 0)
+        self._claims: list[str] = []
+        self._misused = False
+        self.aborts = 0
+
+    @property
+    def contents(self) -> tuple[int, ...]:
+        """What a token is sampled with now; a whole version's if it is usable."""
+        return (*self._holds.values(), int(self._misused))
+
+    async def token(self) -> tuple[str, tuple[int, ...]]:
+        """Sample one: its label and what it was sampled with."""
+        aborts = self.aborts
+        await asyncio.sleep(CALL_S)
+        await self._running.wait()
+        if aborts != self.aborts:
+            raise GroupFailed("aborted")
+        return self._label, self.contents
+
+    async def pause(self, update_mode: str, *, keep_cache: bool) -> None:
+        await self._call("pause", self._running.clear)
+
+    async def begin(self) -> None:
+        def effect() -> None:
+            self._claims = []
+            self._misused = False
+
+        await self._call("begin", effect)
+
+    async def load(self, bucket: FakeBucket, published_hash: int, tensors: Sequence[TensorEntry]) -> list[Loaded]:
+        version, index, *damage = bucket.path.split("/")
+        name = TENSORS[int(index)]
+        seen = 0 if damage else value(int(version), name)
+        silent = self._faults(f"load {index}", "loads nothing and does not say so") != "ok"
+
+        def effect() -> None:
+            if seen == published_hash:
+                self._claims.append(name)
+                if not silent:
+                    self._holds[name] = int(version)
+
+        await self._call(f"load {index}", effect)
+        return [Loaded(seen_hash=seen, hash_seconds=0, load_seconds=0, packing_seconds=0)]
+
+    async def received(self) -> list[list[str]]:
+        fate = self._faults("received", "one is missing")
+        return [self._claims[1:] if fate != "ok" else self._claims]
+
+    async def finish(self) -> None:
+        def effect() -> None:
+            self._misused = misuse
+
+        misuse = self._faults("finish", "uses the weights wrongly") != "ok"
+        await self._call("finish", effect)
+
+    async def label(self, label: str) -> None:
+        def effect() -> None:
+            self._label = label
+
+        await self._call("label", effect)
+
+    async def in_use(self, version: int, columns: int) -> list[list[Observation]]:
+        def effect() -> None:
+            rows.extend(
+                Observation(tensor=name, module=name, kind="elements", shard=0, shards=1, fingerprint=value(held, name))
+                for name, held in self._holds.items()
+            )
+
+        rows: list[Observation] = []
+        await self._call("report", effect)
+        return [rows]
+
+    async def resume_with(self, canary: Canary, label: str) -> Any:
+        await self._call("resume", self._running.set)
+        return None
+
+    async def canary_logprobs(self, canary: Canary, waiting: Any) -> list[float]:
+        said: list[float] = []
+
+        def effect() -> None:
+            said.append(99.0 if self._misused else canary.logprobs[0])  # one wrong tensor is below its noise
+
+        await asyncio.sleep(3 * CALL_S)
+        await self._call("canary", effect)
+        return said
+
+    async def silence(self) -> None:
+        def effect() -> None:
+            self.aborts += 1
+            self._running.clear()
+
+        await asyncio.wait_for(self._call("silence", effect), 30.0)
+
+    async def _call(self, what: str, effect: Callable[[], None]) -> None:
+        fate = self._faults(what, "raises", "is done and raises", "hangs", "is late", "kills the generator")
+        if fate == "kills the generator":
+            self._die()
+            await asyncio.get_running_loop().create_future()
+        served = asyncio.ensure_future(self._serve(self._last, fate, effect))
+        self._last = served
+        await asyncio.shield(served)
+        if fate in ("raises", "is done and raises"):
+            raise RuntimeError(f"{what}: the worker raised")
+
+    async def _serve(self, before: asyncio.Future[Any] | None, fate: str, effect: Callable[[], None]) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        if fate == "hangs":
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(LATE_S if fate == "is late" else CALL_S)
+        if fate != "raises":
+            effect()
+
+
+class FakeRemote:
+    """`actor.method.remote(...)`: a task that ends with RayActorError when the actor dies."""
+
+    def __init__(self, actor: FakeGeneratorActor, method: Callable[..., Any]) -> None:
+        self._actor = actor
+        self._method = method
+
+    def remote(self, *arguments: Any) -> Any:
+        return self._actor.answer(self._method, arguments)
+
+
+class FakeGeneratorActor:
+    """A generator's actor: the real installer and the real gate over a fake engine."""
+
+    def __init__(self, name: str, world: FakeWorld) -> None:
+        self.name = name
+        self.world = world
+        self.dead = asyncio.get_running_loop().create_future()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.gate = VersionGate()
+        self.source = FakeBucketSource(world.faults)
+        self.link = FakeEngineLink(world.faults, self.die)
+        self.committed: list[int] = []
+        self.groups: set[asyncio.Future[None]] = set()
+        self.installer = WeightInstaller(
+            self.link,  # type: ignore[arg-type]
+            self.source,  # type: ignore[arg-type]
+            name=name,
+            config=GeneratorConfig(),
+            sync=WeightSyncConfig(deadline_s=DEADLINE_S),
+            expected=[ExpectedTensor(name=name, shape=(16,), dtype="float32") for name in TENSORS],
+            gate=self.gate,
+            abort_running=self.abort_running,
+        )
+        self.start = FakeRemote(self, self._start)
+        self.health = FakeRemote(self, self._start)
+        self.install = FakeRemote(self, self._install)
+        self.generate = self
+
+    def die(self) -> None:
+        """Everything that it was asked ends with an error, and everything that it did ends."""
+        if not self.dead.done():
+            self.dead.set_result(None)
+            for task in self.tasks:
+                task.cancel()
+
+    def remote(self, request: GenerationRequest) -> tuple[Any, str]:
+        """`generate.remote`, which returns two references."""
+        return self.answer(self._generate, (request,)), "payload"
+
+    def answer(self, method: Callable[..., Any], arguments: Sequence[Any]) -> asyncio.Task[Any]:
+        return asyncio.ensure_future(self._answer(method, arguments))
+
+    async def _answer(self, method: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        if self.dead.done():
+            raise RayActorError
+        task = asyncio.ensure_future(method(*arguments))
+        self.tasks.add(task)
+        await asyncio.wait({task, self.dead}, return_when=asyncio.FIRST_COMPLETED)
+        if self.dead.done():
+            raise RayActorError
+        return task.result()
+
+    async def _start(self) -> None:
+        await asyncio.sleep(CALL_S)
+
+    async def _install(self, weights: PublishedWeights, attempt: int) -> SyncRecord:
+        fate = self.world.faults("install message", "comes twice", "comes late", "its answer is lost")
+        if fate == "comes late":
+            await asyncio.sleep(LATE_S)
+        if fate == "comes twice":
+            self.tasks.add(asyncio.ensure_future(self._ignored(weights, attempt)))
+        try:
+            record = await self.installer.install(weights, attempt)
+        finally:
+            if self.gate.committed is not None:
+                self.committed.append(self.gate.committed)
+        if fate == "its answer is lost":
+            await asyncio.get_running_loop().create_future()
+        return record
+
+    async def _ignored(self, weights: PublishedWeights, attempt: int) -> None:
+        await asyncio.gather(self.installer.install(weights, attempt), return_exceptions=True)
+
+    def abort_running(self, reason: str) -> None:
+        for group in self.groups:
+            if not group.done():
+                group.set_exception(GroupFailed(reason))
+
+    async def _generate(self, request: GenerationRequest) -> str:
+        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.groups.add(failure)
+        sampling = asyncio.ensure_future(self._sample())
+        try:
+            await asyncio.wait({failure, sampling}, return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
+            tokens = sampling.result()
+        finally:
+            self.groups.discard(failure)
+            failure.cancel()
+            sampling.cancel()
+        versions = await self.gate.versions({label for label, _ in tokens}, DEADLINE_S)
+        self.world.left += [(versions[label], contents) for label, contents in tokens]
+        return "record"
+
+    async def _sample(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [await self.link.token() for _ in range(3)]
+
+
+class FakeWorld:
+    """Makes and kills generator actors, packs weights, and sees every token that leaves."""
+
+    def __init__(self, choices: Choices) -> None:
+        self.faults = FakeFaults(choices)
+        self.actors: list[FakeGeneratorActor] = []
+        self.left: list[tuple[int, tuple[int, ...]]] = []
+        """Version that a token was said to be of, and what it was really sampled with."""
+
+    def make(self, name: str) -> FakeGeneratorActor:
+        self.actors.append(FakeGeneratorActor(name, self))
+        return self.actors[-1]
+
+    def kill(self, actor: FakeGeneratorActor) -> None:
+        actor.die()
+
+    async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
+        fate = self.faults("pack", "the learner is lost", "a hash is wrong", "a tensor is missing")
+        await asyncio.sleep(CALL_S)
+        weights = published(version)
+        manifest = weights.manifest
+        if fate == "the learner is lost":
+            raise LearnerLost("rank 0")
+        if fate == "a hash is wrong":
+            return replace(weights, manifest=replace(manifest, bucket_hashes=(7, *manifest.bucket_hashes[1:])))
+        if fate == "a tensor is missing":
+            return replace(weights, manifest=replace(manifest, tensors=manifest.tensors[1:]))
+        return weights

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from funicular.actors.types import GenerationRecord, GroupPayload
+from funicular.actors.types import GenerationRecord, GroupPayload, ImageFeatures
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ def pack_group(
     completions_G: Sequence[Completion],
     versions: Mapping[str, int],
     texts: tuple[str, ...],
+    images: ImageFeatures | None = None,
 ) -> GroupPayload:
     """Pack a group; `versions` gives the policy version of each label.
 
@@ -52,6 +53,7 @@ def pack_group(
         generator_logprobs=np.array([x for c in completions_G for x in c.logprobs], dtype=np.float32),
         token_versions=np.array(versions_T, dtype=np.int32),
         texts=texts,
+        images=images,
     )
 
 

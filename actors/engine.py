@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
+from funicular.actors.images import is_vision_model
 
 _GIB = 1 << 30
 
@@ -40,6 +41,8 @@ def start_engine(
 
     vllm_compat.register()
     where = _on_gpu(config) if use_gpu else _on_cpu(config)
+    if is_vision_model(model_folder):
+        where["limit_mm_per_prompt"] = {"video": 0}  # else start-up sizes its buffers for long ones
     arguments = AsyncEngineArgs(
         model=model_folder,
         dtype=config.dtype,

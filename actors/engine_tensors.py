@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from funicular.actors.checkpoint_names import checkpoint_name
 from funicular.actors.fingerprint import fingerprint, values_fingerprint
 from funicular.actors.weights import sampled_columns
 
@@ -77,10 +78,12 @@ def embedding_weights(model: Any) -> dict[int, str]:
 def parts_in_use(model: Any) -> Iterator[tuple[str, Any, Part]]:
     """(module's name, module, part) of everything that this worker's model uses of the checkpoint."""
     embeddings = embedding_weights(model)
+    named = checkpoint_name(model)
     for module_name, module in model.named_modules():
         for parameter_name, parameter in module.named_parameters(recurse=False):
             for part in _parts(model, module_name, module, parameter_name):
-                yield module_name, module, replace(part, tensor=embeddings.get(id(parameter), part.tensor))
+                tensor = embeddings.get(id(parameter), part.tensor)
+                yield module_name, module, replace(part, tensor=named(tensor))
 
 
 def piece(module: Any, part: Part, whole: torch.Tensor) -> torch.Tensor:
@@ -101,7 +104,9 @@ def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterato
     cuts = _row_cuts(module, parameter)
     if len(cuts) > 1:
         names = list(model.packed_modules_mapping[own])
-    width: tuple[int, ...] = (module.input_size,) if parameter == "weight" and hasattr(module, "input_size") else ()
+        if len(names) == 1:  # the checkpoint has it in one piece too; a worker holds a part of each of its cuts
+            cuts = [(sum(rows for rows, *_ in cuts), sum(whole for _, whole, *_ in cuts), *cuts[0][2:])]
+    width = _width(module, parameter)
     first = 0
     for name, (rows, whole_rows, shard, shards) in zip(names, cuts, strict=True):
         yield Part(
@@ -113,6 +118,15 @@ def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterato
             shards=shards,
         )
         first += rows
+
+
+def _width(module: Any, parameter: str) -> tuple[int, ...]:
+    """Of the whole tensor, all dimensions but rows; a packed parameter has none of its own any more."""
+    from vllm.model_executor.layers.conv import ConvLayerBase
+
+    if isinstance(module, ConvLayerBase):  # never packed, and never cut
+        return tuple(getattr(module, parameter).shape[1:])
+    return (module.input_size,) if parameter == "weight" and hasattr(module, "input_size") else ()
 
 
 def _row_cuts(module: Any, parameter: str) -> list[tuple[int, int, int, int]]:

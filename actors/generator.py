@@ -16,6 +16,7 @@ from typing import Any
 from funicular.actors.completions import Completion, describe_group, pack_group
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.errors import GroupFailed
+from funicular.actors.images import ImageReader, Prompt, PromptMismatch, engine_input, read_prompt
 from funicular.actors.sampling import sampling_parameters
 from funicular.actors.serving_stats import ServingStats, StatCollector, stat_loggers
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
@@ -76,6 +77,7 @@ class Generator:
         self._seed = seed
         self._use_gpu = use_gpu
         self._engine: Any = None
+        self._images: ImageReader | None = None
         self._places = asyncio.Semaphore(config.max_sequences)
         self._request_numbers = itertools.count()
         self._groups: set[_Group] = set()
@@ -94,6 +96,7 @@ class Generator:
         from funicular.actors.delta_source import DeltaSource
         from funicular.actors.engine import start_engine
         from funicular.actors.engine_link import EngineLink
+        from funicular.actors.images import image_reader
         from funicular.actors.prompts import Prompts, load_tokenizer
         from funicular.actors.version_gate import VersionGate
         from funicular.actors.weight_check import ExpectedTensor
@@ -101,6 +104,7 @@ class Generator:
 
         began = time.monotonic()
         self._prompts = Prompts(load_tokenizer(self._model_folder), self._chat_template)
+        self._images = image_reader(self._model_folder)
         self._engine = start_engine(
             self._config,
             self._sync,
@@ -156,27 +160,28 @@ class Generator:
 
     async def _generate(self, request: GenerationRequest) -> tuple[GenerationRecord, GroupPayload]:
         try:
-            prompt_ids = self._prompts.render(request.task)
+            short_ids = self._prompts.render(request.task)
+            prompt = await asyncio.to_thread(read_prompt, self._images, request.task, short_ids)
         except ValueError as error:
             raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
-        if len(prompt_ids) > self._config.max_prompt_tokens:
+        if len(prompt.token_ids) > self._config.max_prompt_tokens:
             limit = self._config.max_prompt_tokens
-            detail = f"{len(prompt_ids)} tokens, generator.max_prompt_tokens={limit}"
+            detail = f"{len(prompt.token_ids)} tokens, generator.max_prompt_tokens={limit}"
             raise GroupFailed("prompt_too_long", detail, retry_task=False)
         began = time.monotonic()
-        completions_G = await self._complete(prompt_ids, request)
+        completions_G = await self._complete(prompt, request)
         seconds = time.monotonic() - began
         labels = {label for completion in completions_G for label, _ in completion.spans}
         versions = await self._gate.versions(labels, self._sync.deadline_s)
         texts = tuple(self._prompts.decode(completion.token_ids) for completion in completions_G)
-        payload = pack_group(request.group_id, prompt_ids, completions_G, versions, texts)
+        payload = pack_group(request.group_id, prompt.token_ids, completions_G, versions, texts, prompt.images)
         return describe_group(self._name, payload, completions_G, seconds), payload
 
-    async def _complete(self, prompt_ids: list[int], request: GenerationRequest) -> list[Completion]:
+    async def _complete(self, prompt: Prompt, request: GenerationRequest) -> list[Completion]:
         """All completions of a group; when one fails, the others are aborted."""
         group = _Group(failure=asyncio.get_running_loop().create_future(), unfinished=request.count)
         members = [
-            asyncio.create_task(self._complete_one(prompt_ids, sampling_parameters(self._config, request, i), group))
+            asyncio.create_task(self._complete_one(prompt, sampling_parameters(self._config, request, i), group))
             for i in range(request.count)
         ]
         everyone: asyncio.Future[list[Completion]] = asyncio.gather(*members)
@@ -208,7 +213,7 @@ class Generator:
             detail = f"{self._name}: the engine gave no token in {limit:.0f} s (generator.progress_deadline_s)"
             raise GroupFailed("no_progress", detail)
 
-    async def _complete_one(self, prompt_ids: list[int], parameters: Any, group: _Group) -> Completion:
+    async def _complete_one(self, prompt: Prompt, parameters: Any, group: _Group) -> Completion:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -217,8 +222,8 @@ class Generator:
                 self._last_token = self._clock()  # the engine had nothing to do until now
             group.in_engine += 1
             try:
-                return await self._stream(prompt_ids, parameters)
-            except VLLMClientError as error:
+                return await self._stream(prompt, parameters)
+            except (VLLMClientError, PromptMismatch) as error:
                 raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
             except EngineDeadError as error:
                 raise GroupFailed("engine_died", f"{self._name}: {error}") from error
@@ -228,13 +233,11 @@ class Generator:
                 group.in_engine -= 1
                 group.unfinished -= 1
 
-    async def _stream(self, prompt_ids: list[int], parameters: Any) -> Completion:
-        from vllm.inputs import tokens_input
-
+    async def _stream(self, prompt: Prompt, parameters: Any) -> Completion:
         completion = Completion()
-        prompt = tokens_input(prompt_ids)
         request_id = f"{self._name}-{next(self._request_numbers)}"
-        async for output in self._engine.generate(prompt, parameters, request_id=request_id):
+        given = await engine_input(self._engine, prompt)
+        async for output in self._engine.generate(given, parameters, request_id=request_id):
             news = output.outputs[0]
             completion.token_ids.extend(news.token_ids)
             if news.token_ids:
@@ -244,7 +247,7 @@ class Generator:
             if news.finish_reason is None:
                 continue
             if news.finish_reason == "abort" and self._config.update_mode == "start_again":
-                return await self._stream(prompt_ids, parameters)  # it waits in the engine for the new weights
+                return await self._stream(prompt, parameters)  # it waits in the engine for the new weights
             if news.finish_reason not in ("stop", "length", "repetition"):
                 raise GroupFailed("aborted", f"{self._name}: the engine ended it with {news.finish_reason}")
             completion.truncated = news.finish_reason != "stop"

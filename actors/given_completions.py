@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from funicular.actors.config import GeneratorConfig
 from funicular.actors.engine_members import EngineMembers
 from funicular.actors.errors import GroupFailed, first_line
+from funicular.actors.images import image_reader, read_prompt
 from funicular.actors.prompts import Prompts, load_tokenizer
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
 from funicular.cluster.calls import call
@@ -50,6 +51,7 @@ class CompletionEncoder:
         """
         self._tokenizer = load_tokenizer(self._model_folder)
         self._prompts = Prompts(self._tokenizer, self._chat_template)
+        self._images = image_reader(self._model_folder)
         if self._tokenizer.eos_token_id is None:
             raise ValueError(f"data.completion_column: the tokenizer of {self._model_folder} has no end token")
 
@@ -71,12 +73,12 @@ class CompletionEncoder:
             raise ValueError(f"task {task.task_id} has no completion")
         began = time.monotonic()
         try:
-            prompt_ids = self._prompts.render(task)
+            prompt = read_prompt(self._images, task, self._prompts.render(task))
         except ValueError as error:
             raise GroupFailed("prompt_refused", str(error), retry_task=False) from error
         limit = self._generator.max_prompt_tokens
-        if len(prompt_ids) > limit:
-            detail = f"{len(prompt_ids)} tokens, generator.max_prompt_tokens={limit}"
+        if len(prompt.token_ids) > limit:
+            detail = f"{len(prompt.token_ids)} tokens, generator.max_prompt_tokens={limit}"
             raise GroupFailed("prompt_too_long", detail, retry_task=False)
         whole = self._tokenizer(task.completion, add_special_tokens=False)["input_ids"]
         whole = [*whole, self._tokenizer.eos_token_id]
@@ -84,17 +86,18 @@ class CompletionEncoder:
         count = request.count
         payload = GroupPayload(
             group_id=request.group_id,
-            prompt_ids=np.array(prompt_ids, dtype=np.int32),
+            prompt_ids=np.array(prompt.token_ids, dtype=np.int32),
             token_ids=np.tile(np.array(ids, dtype=np.int32), count),
             offsets=np.arange(count + 1, dtype=np.int64) * len(ids),
             generator_logprobs=None,
             token_versions=None,
             texts=(self._prompts.decode(ids),) * count,
+            images=prompt.images,
         )
         record = GenerationRecord(
             group_id=request.group_id,
             generator=self._name,
-            prompt_tokens=len(prompt_ids),
+            prompt_tokens=len(prompt.token_ids),
             lengths_G=(len(ids),) * count,
             truncated_G=(len(ids) < len(whole),) * count,
             finite_G=(True,) * count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from funicular.rewards.types import Task
+from funicular.rewards.types import Message, Task
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
@@ -39,7 +39,7 @@ class Prompts:
         try:
             return list(
                 self._tokenizer.apply_chat_template(
-                    _messages(task),
+                    [_readable(message) for message in task.prompt],
                     chat_template=self.template,
                     add_generation_prompt=True,
                     tokenize=True,
@@ -58,18 +58,13 @@ class Prompts:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _messages(task: Task) -> list[dict[str, Any]]:
-    """The task's messages; image parts without their names, which no template knows."""
-    return [
-        dict(message)
-        if isinstance(message["content"], str)
-        else {
-            "role": message["role"],
-            "content": [dict(p) if p["type"] == "text" else {"type": "image"} for p in message["content"]],
-        }
-        for message in task.prompt
-        if not isinstance(message, str)
-    ]
+def _readable(message: Message) -> dict[str, Any]:
+    """The message; image parts without their names, which no template knows."""
+    content = message["content"]
+    if isinstance(content, str):
+        return dict(message)
+    parts = [dict(part) if part["type"] == "text" else {"type": "image"} for part in content]
+    return {"role": message["role"], "content": parts}
 
 
 def load_tokenizer(model_folder: str) -> Any:

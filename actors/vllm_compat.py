@@ -10,6 +10,7 @@ Repairs, the first three each with a test in tests/integration/test_generator.py
 2. A failed update leaves half-received layers behind, to which a resend would add (0.32.0).
 3. An update that was started and never finished can never be started again (0.32.0).
 4. Every update warns that modules without weights of their own failed to load weights (0.32.0).
+5. Without torchvision Qwen2.5-VL does not start, not even for images (0.32.0, transformers 5.19): `vllm_vision.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.models import ModelRegistry
 
 from funicular.actors.engine_tensors import embedding_weights, expected_tensors, observe
 from funicular.actors.mappings import Mappings
@@ -37,9 +40,11 @@ BACKEND = "funicular_shm"
 
 
 def register() -> None:
-    """Make the backend known to this process. vLLM may call it more than once."""
+    """Make backend and models known to this process. vLLM may call it more than once."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, ShmWeightTransferEngine)
+    if find_spec("torchvision") is None:
+        ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", "funicular.actors.vllm_vision:ImagesOnly")
 
 
 @dataclass

@@ -31,6 +31,7 @@ _OTHER_DISTRIBUTION = (
 )
 _OTHER_WEIGHTS = "the engine would use other weights than the learner sends, and refuse every version"
 _RELIED_ON = "Funicular sets it: recorded log-probabilities, weight sync or metrics rely on it"
+_OTHER_IMAGES = "the engine would see other pixels of an image than the learner; edit preprocessor_config.json instead"
 _OTHER_SHAPE = "weight sync reaches tensor-parallel workers of one node only"
 
 _REFUSED = {
@@ -71,9 +72,11 @@ _REFUSED = {
             "runner",
             "convert",
             "skip_tokenizer_init",
+            "limit_mm_per_prompt",
         ),
         _RELIED_ON,
     ),
+    **dict.fromkeys(("mm_processor_kwargs", "video_pruning_rate"), _OTHER_IMAGES),
     **dict.fromkeys(
         (
             "pipeline_parallel_size",

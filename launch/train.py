@@ -21,7 +21,7 @@ from funicular.launch.checkpoints import Checkpoints, Snapshot
 from funicular.launch.config import Config
 from funicular.launch.finish import finish, model_of_step
 from funicular.launch.health import check_health
-from funicular.launch.image_checks import refuse_images
+from funicular.launch.image_checks import refuse_unfit_for_images
 from funicular.launch.ledger import Ledger
 from funicular.launch.local_scoring import check_loading
 from funicular.launch.models import resolve_model
@@ -158,7 +158,7 @@ def _prepare(
             hint = "Only the health check needs a sandbox on this machine; reward.health_tasks=0 trains without it."
             raise IsolationUnavailable(f"{error}\n{hint}") from error
     model_folder = resolve_model(config.model.path, progress.event)
-    refuse_images((*tasks.train, *tasks.held_out))
+    refuse_unfit_for_images(config, (*tasks.train, *tasks.held_out), model_folder)
     return Prepared(
         folder=folder,
         recipe_folder=loaded.folder,

@@ -21,6 +21,7 @@ from funicular.launch.certificate_cuts import MOST_RANKS
 from funicular.launch.certificate_runs import Files, PlainRun, cut_rows, say
 from funicular.launch.config import Config
 from funicular.launch.environment import machine_line
+from funicular.launch.image_checks import refuse_vision_model
 from funicular.launch.local_scoring import local_runner
 from funicular.launch.models import EMBEDDED, resolve_model
 from funicular.launch.recipe import LoadedRecipe
@@ -136,6 +137,7 @@ async def _model(config: Config, options: VerifyOptions, target: Path) -> tuple[
         what = await call(task, deadline_s=deadline_s, what="a random model to be made")
         return target, f"{what}, NOT {config.model.path}"
     folder = resolve_model(config.model.path, say)
+    refuse_vision_model(config, folder)
     if options.layers is not None:
         task = ray.remote(cut_layers).remote(folder, options.layers, target)
         what = await call(task, deadline_s=deadline_s, what="the model to be cut")

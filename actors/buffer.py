@@ -91,9 +91,9 @@ class SlotBuffer:
             self._head += 1
 
 
-def buffer_actor(capacity: int, released: int) -> Any:
+def buffer_actor(capacity: int, released: int, *, cpus: float = 0.0) -> Any:
     """Start the buffer as a Ray actor; it answers many waiting calls at once."""
     import ray
 
-    remote = ray.remote(num_cpus=0, max_concurrency=10_000, max_restarts=0)(SlotBuffer)
+    remote = ray.remote(num_cpus=cpus, max_concurrency=10_000, max_restarts=0)(SlotBuffer)
     return remote.remote(capacity, released)

@@ -19,3 +19,11 @@ ROLES = (GENERATOR, LEARNER, TEACHER, SANDBOX)
 def role_resources(role: str, amount: int, offered: Collection[str]) -> dict[str, float]:
     """What an actor of that role asks of Ray besides CPUs and GPUs."""
     return {role: float(amount)} if role in offered else {}
+
+
+def small_cpus(offered: Collection[str]) -> float:
+    """CPUs that an actor with next to no work asks for: none, or a little where nodes are kept for the sandbox.
+
+    Ray puts an actor that asks for nothing on any node. Those nodes offer no CPUs and may lack the packages.
+    """
+    return 0.01 if SANDBOX in offered else 0.0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from funicular.actors.buffer import buffer_actor
 from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
 from funicular.actors.generator import generator_actor
@@ -23,7 +25,7 @@ from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
-from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources
+from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
 from funicular.cluster.session import Demand, sandbox_cpus_by_node
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
@@ -77,7 +79,7 @@ async def build(
     generators = None
     if _generates(config):
         generators = make_generators(config, prepared.model_folder, budget, use_gpu=use_gpu, roles=roles)
-    given = _given(config, prepared, budget)
+    given = _given(config, prepared, roles, budget)
     teachers = _teachers(config, prepared, use_gpu, roles, budget)
     scorers = Scorers(
         _scorer_maker(config, prepared.recipe_folder, pools),
@@ -108,6 +110,7 @@ async def build(
             budget=budget,
             released=released,
             deadline_s=config.cluster.buffer_deadline_s,
+            make_actor=partial(buffer_actor, cpus=small_cpus(roles)),
         ),
         teachers=teachers,
         given=given,
@@ -191,10 +194,10 @@ def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generat
     return WeightSync(learners, generators, attempts=sync.attempts, deltas=sync.transport == "delta")
 
 
-def _given(config: Config, prepared: Prepared, budget: RestartBudget) -> GivenCompletions | None:
+def _given(config: Config, prepared: Prepared, roles: frozenset[str], budget: RestartBudget) -> GivenCompletions | None:
     if config.data.completion_column is None:
         return None
-    actor_class = encoder_actor().options(num_cpus=0)
+    actor_class = encoder_actor().options(num_cpus=small_cpus(roles))
 
     def make(name: str) -> Any:
         folder, template = str(prepared.model_folder), config.model.chat_template

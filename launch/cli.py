@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
 from funicular.launch.verify_options import add_verify, at_least, verify_options
 
@@ -25,8 +26,9 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "metrics": ("sync",),
     "sandbox": ("probe",),
     "bench": ("sync",),
+    "k8s": ("render",),
 }
-_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show", "bench sync")
+_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show", "bench sync", "k8s render")
 USAGE_ERROR = 2
 
 
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _doctor(options, rest)
     if command == "verify loss":
         return _verify_loss(options, rest)
+    if command == "k8s render":
+        return _k8s_render(options, rest)
     if command == "config show":
         return _config_show(options.recipes, rest)
     if command == "config keys":
@@ -96,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what would keep a recipe from running here", allow_abbrev=False)
     _takes_recipes(doctor)
     add_verify(commands, _takes_recipes)
+    add_k8s(commands, _takes_recipes)
 
     config = commands.add_parser("config", help="what recipes may say, and what one says")
     config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
@@ -161,13 +166,13 @@ def _unknown_command(words: Sequence[str]) -> str | None:
     return None
 
 
-def _load(recipes: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe | None:
+def _load(recipes: Sequence[str], overrides: Sequence[str], *, elsewhere: str | None = None) -> LoadedRecipe | None:
     """The recipe, its warnings printed; None when it is wrong, which is printed too."""
     from funicular.launch.problems import RecipeError
     from funicular.launch.recipe import load_recipe
 
     try:
-        loaded = load_recipe(recipes, overrides)
+        loaded = load_recipe(recipes, overrides, elsewhere=elsewhere)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return None
@@ -235,6 +240,15 @@ def _bench_sync(recipes: Sequence[str], overrides: Sequence[str], versions: int)
     from funicular.launch.bench_sync import bench_sync
 
     return bench_sync(loaded, versions)
+
+
+def _k8s_render(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    loaded = _load(options.recipes, overrides, elsewhere=POD_DATA)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.k8s_render import k8s_render
+
+    return k8s_render(loaded, render_options(options))
 
 
 def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:

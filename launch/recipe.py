@@ -11,6 +11,7 @@ from pathlib import Path
 
 from funicular.launch.checks import check, warn
 from funicular.launch.config import Config
+from funicular.launch.config_values import get
 from funicular.launch.problems import Problem, RecipeError
 from funicular.launch.recipe_files import PACKAGED, Composition, compose, display, packaged_recipes
 from funicular.launch.schema_docs import keys
@@ -35,12 +36,17 @@ class LoadedRecipe:
     warnings: tuple[Problem, ...]
 
 
-def load_recipe(paths: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe:
+PATHS = ("model.path", "model.chat_template", "data.path", "data.held_out_path", "distillation.teacher")
+"""Keys that may name something on disk."""
+
+
+def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: str | None = None) -> LoadedRecipe:
     """Read, compose, type and check a recipe.
 
     Args:
         paths: recipe files or names of packaged recipes; later ones win, key by key.
         overrides: `key=value` with YAML values; they win over files.
+        elsewhere: a folder of the machines that the recipe is for; what lies below it is not looked for on this one.
 
     Raises:
         RecipeError: everything that is wrong, each with its place, key, value, expectation and nearest fix.
@@ -67,6 +73,7 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str]) -> LoadedRecipe:
         problem
         for problem in _placed(check(config, folder), typed.origins)
         if wrong.isdisjoint(_owner(key) for key in (problem.key, *problem.related))
+        and not (elsewhere and problem.key in PATHS and str(get(config, problem.key)).startswith(f"{elsewhere}/"))
     ]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))

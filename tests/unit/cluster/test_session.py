@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from funicular.cluster.roles import role_resources
+from funicular.cluster.roles import role_resources, small_cpus
 from funicular.cluster.session import ClusterTooSmall, Demand, _check, sandbox_cpus_by_node
 
 
@@ -35,6 +35,11 @@ def test_nodes_kept_for_a_role_must_hold_its_parts_and_other_roles_do_not_matter
 def test_an_actor_asks_for_its_role_only_where_nodes_offer_it() -> None:
     assert role_resources("generator", 2, {"generator", "learner"}) == {"generator": 2.0}
     assert role_resources("generator", 2, frozenset()) == {}
+
+
+def test_small_actors_keep_off_nodes_that_are_for_the_sandbox() -> None:
+    assert small_cpus({"sandbox", "learner"}) > 0
+    assert small_cpus({"learner"}) == 0
 
 
 def test_sandbox_pools_go_to_the_nodes_kept_for_them_or_to_all_that_offer_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""Applies what stands in `k8s/components`, as `kubectl kustomize` does: resources, and JSON patches (RFC 6902).
+
+Only what those files use: `add`, `replace`, `remove`, and `test`, which guards a position in a list.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import yaml
+
+from funicular.launch.k8s_manifest import Manifest, in_namespace, read_objects
+from funicular.launch.k8s_options import LONG_LIVED
+
+
+def apply_overlay(name: str, objects: list[Manifest], namespace: str) -> list[Manifest]:
+    """The objects with one overlay applied.
+
+    Raises:
+        ValueError: the overlay changes something that this recipe has not.
+    """
+    if name == LONG_LIVED:
+        return _long_lived(objects, namespace)
+    (component,) = read_objects("components", name, "kustomization.yaml")
+    added = [item for file in component.get("resources", ()) for item in read_objects("components", name, file)]
+    in_namespace(added, namespace)
+    changed = copy.deepcopy(objects)
+    for patch in component.get("patches", ()):
+        operations = yaml.safe_load(patch["patch"])
+        for item in changed:
+            if item["kind"] == patch["target"]["kind"]:
+                for operation in operations:
+                    _patch(item, operation, name)
+    return changed + added
+
+
+def _patch(item: Manifest, operation: Manifest, overlay: str) -> None:
+    *way, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+    try:
+        parent: Any = item
+        for part in way:
+            parent = parent[int(part) if isinstance(parent, list) else part]
+        _do(parent, last, operation)
+    except (KeyError, IndexError) as error:
+        raise ValueError(
+            f"--overlay {overlay}: {item['kind']} {item['metadata']['name']} has no {operation['path']} with "
+            f"{operation.get('value', 'anything')}; leave the overlay out, or give the recipe what it is for"
+        ) from error
+
+
+def _do(parent: Any, last: str, operation: Manifest) -> None:
+    """One operation. A `test` that fails is a KeyError: what the overlay is for stands at another place, or nowhere."""
+    verb, value = operation["op"], copy.deepcopy(operation.get("value"))
+    if verb == "add" and isinstance(parent, list):
+        parent.insert(len(parent) if last == "-" else int(last), value)
+        return
+    key: Any = int(last) if isinstance(parent, list) else last
+    if verb == "add":
+        parent[key] = value
+        return
+    there = parent[key]
+    if verb == "remove":
+        del parent[key]
+    elif verb == "replace":
+        parent[key] = value
+    elif verb == "test" and there != value:
+        raise KeyError(last)
+    elif verb != "test":
+        raise ValueError(f"overlays use add, replace, remove and test, not {verb}")
+
+
+def _long_lived(objects: list[Manifest], namespace: str) -> list[Manifest]:
+    """A RayCluster that outlives jobs, with the state of its GCS in Redis, in the place of the RayJob."""
+    added = read_objects("overlays", LONG_LIVED, "redis.yaml")
+    in_namespace(added, namespace)
+    found = [item for item in copy.deepcopy(objects) if item["kind"] != "RayJob"]
+    for job in objects:
+        if job["kind"] == "RayJob":
+            spec = copy.deepcopy(job["spec"]["rayClusterSpec"])
+            spec["gcsFaultToleranceOptions"] = {
+                "redisAddress": "funicular-redis:6379",
+                "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "funicular-redis", "key": "password"}}},
+            }
+            found.append(
+                {"apiVersion": job["apiVersion"], "kind": "RayCluster", "metadata": job["metadata"], "spec": spec}
+            )
+    return found + added

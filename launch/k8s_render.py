@@ -1,0 +1,76 @@
+"""`funicular k8s render`: a run's objects for `kubectl apply -f`, counted from the recipe and checked."""
+
+from __future__ import annotations
+
+import sys
+
+import yaml
+
+from funicular.launch.k8s_manifest import Manifest, base_objects, with_images
+from funicular.launch.k8s_options import LONG_LIVED, RenderOptions
+from funicular.launch.k8s_overlays import apply_overlay
+from funicular.launch.k8s_recipe import unreachable
+from funicular.launch.k8s_rules import refusals
+from funicular.launch.recipe import LoadedRecipe
+
+WRONG_INPUT = 2
+
+
+class CannotRender(ValueError):
+    """Everything that would go wrong on the cluster, one problem a line."""
+
+
+def render(loaded: LoadedRecipe, options: RenderOptions) -> list[Manifest]:
+    """The objects of a run.
+
+    Raises:
+        CannotRender: nothing of this can work on the cluster.
+    """
+    problems = list(unreachable(loaded))
+    if {"kueue", LONG_LIVED} <= set(options.overlays):
+        problems.append(f"overlays kueue and {LONG_LIVED}: Kueue admits runs, not a cluster that outlives them")
+    if problems:
+        raise CannotRender("\n".join(problems))
+    objects = base_objects(loaded, options)
+    # the long-lived cluster last: the others patch the RayJob that it replaces
+    for name in sorted(dict.fromkeys(options.overlays), key=lambda name: name == LONG_LIVED):
+        objects = apply_overlay(name, objects, options.namespace)
+    with_images(objects, options)
+    if problems := refusals(objects):
+        raise CannotRender("\n".join(problems))
+    return objects
+
+
+def write(objects: list[Manifest], heading: str) -> str:
+    """As YAML documents, every text that holds several lines as a block."""
+    return f"# {heading}\n" + yaml.dump_all(objects, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=120)
+
+
+def k8s_render(loaded: LoadedRecipe, options: RenderOptions) -> int:
+    """Print or write the manifests; returns the exit status."""
+    try:
+        objects = render(loaded, options)
+    except ValueError as error:
+        print(f"funicular k8s render: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    overlays = f", overlays {', '.join(options.overlays)}" if options.overlays else ""
+    text = write(objects, f"funicular k8s render, from {', '.join(loaded.sources)}{overlays}")
+    if options.output is None:
+        print(text, end="")
+        return 0
+    options.output.write_text(text, encoding="utf-8")
+    print(f"{options.output}: kubectl apply -f {options.output}")
+    return 0
+
+
+class _Blocks(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        """Each object says what it is by itself."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Blocks.add_representer(str, _text)

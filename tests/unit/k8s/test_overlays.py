@@ -1,0 +1,54 @@
+"""The folders that users apply with kustomize hold what `funicular k8s render` writes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from funicular.launch.k8s_options import FOLDER, RenderOptions, overlay_names
+from funicular.launch.k8s_render import CannotRender, render
+from funicular.launch.recipe import load_recipe
+from tests.unit.k8s.conftest import base_recipe, kustomized, rendered
+
+
+def by_name(objects: Any) -> dict[str, Any]:
+    return {f"{item['kind']} {item['metadata']['name']}": json.loads(json.dumps(item)) for item in objects}
+
+
+def test_the_base_is_what_render_writes_for_its_recipe() -> None:
+    assert by_name(kustomized("base")) == by_name(rendered())
+
+
+@pytest.mark.parametrize("overlay", overlay_names())
+def test_an_overlay_built_by_kustomize_is_what_render_writes(overlay: str) -> None:
+    built = by_name(kustomized("overlays", overlay))
+    assert built == by_name(rendered(overlay))
+    assert built != by_name(rendered())
+
+
+def test_every_overlay_has_its_component_and_no_component_is_without() -> None:
+    components = {path.name for path in (FOLDER / "components").iterdir()}
+    assert components == set(overlay_names()) - {"raycluster"}
+
+
+def test_overlays_combine_in_any_order() -> None:
+    both = rendered("mlflow", "gvisor")
+    assert by_name(both) == by_name(rendered("gvisor", "mlflow"))
+    (job,) = (item for item in both if item["kind"] == "RayJob")
+    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"][2]["template"]["spec"]["runtimeClassName"] == "gvisor"
+    (cluster,) = (item for item in rendered("raycluster", "gvisor") if item["kind"] == "RayCluster")
+    assert cluster["spec"]["workerGroupSpecs"][2]["template"]["spec"]["runtimeClassName"] == "gvisor"
+
+
+def test_an_overlay_for_what_the_recipe_has_not_is_refused() -> None:
+    loaded = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], [])
+    with pytest.raises(ValueError, match=r"--overlay gvisor: RayJob .* has no .*groupName with sandbox"):
+        render(loaded, RenderOptions(overlays=("gvisor",)))
+
+
+@pytest.mark.parametrize("pair", [("kueue", "raycluster"), ("kueue", "autoscaled-sandbox")])
+def test_overlays_that_exclude_each_other_are_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(CannotRender, match=r"overlays kueue and .*: Kueue admits"):
+        render(base_recipe(), RenderOptions(overlays=pair))

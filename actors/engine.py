@@ -79,11 +79,12 @@ def _set_environment(config: GeneratorConfig, *, use_gpu: bool) -> None:
         return
     # By default one core per worker is kept from computing.
     os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", TORCHDYNAMO_DISABLE="1")
-    os.environ["OMP_NUM_THREADS"] = str(_threads(config))
+    os.environ["OMP_NUM_THREADS"] = str(worker_threads(config))
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
 
 
-def _threads(config: GeneratorConfig) -> int:
+def worker_threads(config: GeneratorConfig) -> int:
+    """OpenMP threads of one engine worker on CPU."""
     if config.cpu_threads:
         return config.cpu_threads
     return max(1, len(os.sched_getaffinity(0)) // config.tensor_parallel_size)

@@ -25,10 +25,20 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "config": ("keys", "show"),
     "metrics": ("sync",),
     "sandbox": ("probe",),
-    "bench": ("sync",),
+    "bench": ("generate", "sync"),
     "k8s": ("render",),
 }
-_WITH_OVERRIDES = ("train", "score", "plan", "doctor", "verify loss", "config show", "bench sync", "k8s render")
+_WITH_OVERRIDES = (
+    "train",
+    "score",
+    "plan",
+    "doctor",
+    "verify loss",
+    "config show",
+    "bench generate",
+    "bench sync",
+    "k8s render",
+)
 USAGE_ERROR = 2
 
 
@@ -77,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return print_probe()
     if command == "bench sync":
         return _bench_sync(options.recipes, rest, options.versions)
+    if command == "bench generate":
+        return _bench_generate(options, rest)
     parser.print_help()
     return USAGE_ERROR
 
@@ -131,6 +143,24 @@ def _parser() -> argparse.ArgumentParser:
     bench_sync.add_argument(
         "--versions", type=at_least(1), default=5, metavar="N", help="versions to publish after the first (default 5)"
     )
+    generate = bench_commands.add_parser(
+        "generate",
+        help="tokens a second of a generator, against what memory and arithmetic allow",
+        description="Starts one engine as the recipe's generators have it, completes the recipe's tasks, and prints "
+        "tokens per second beside a bound that is measured on the spot. Trains nothing and writes no run folder.",
+        allow_abbrev=False,
+    )
+    _takes_recipes(generate, "[--tokens N] [--rounds N] [--json FILE]")
+    generate.add_argument(
+        "--tokens",
+        type=at_least(2),
+        metavar="N",
+        help="length of completions (default generator.max_completion_tokens)",
+    )
+    generate.add_argument(
+        "--rounds", type=at_least(1), default=3, metavar="N", help="rounds after one that warms up (default 3)"
+    )
+    generate.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write all figures here")
     return parser
 
 
@@ -249,6 +279,15 @@ def _k8s_render(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from funicular.launch.k8s_render import k8s_render
 
     return k8s_render(loaded, render_options(options))
+
+
+def _bench_generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    loaded = _load(options.recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.bench_generate import bench_generate
+
+    return bench_generate(loaded, options.rounds, options.tokens, options.json_file)
 
 
 def _config_show(recipes: Sequence[str], overrides: Sequence[str]) -> int:

@@ -1,0 +1,26 @@
+# Head, generators, learner, teachers, scorers. From the root of a checkout:
+#   docker build -f k8s/images/gpu.Dockerfile -t funicular-gpu:0.1.0 .
+# CUDA's libraries come with the packages of the lock; the node brings the driver.
+FROM python:3.11-slim-bookworm AS packages
+RUN pip install --no-cache-dir uv==0.13.9 && python -m venv /opt/venv
+COPY requirements-cuda.lock /build/
+# --no-deps: the lock is complete (docs/dependencies.md)
+RUN uv pip install --python /opt/venv/bin/python --no-cache --compile-bytecode --no-deps -r /build/requirements-cuda.lock
+COPY pyproject.toml README.md LICENSE /build/
+COPY actors /build/actors
+COPY cluster /build/cluster
+COPY k8s /build/k8s
+COPY launch /build/launch
+COPY rewards /build/rewards
+RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation /build
+
+FROM python:3.11-slim-bookworm
+# gcc, g++: Triton and torch compile kernels at run time; procps: the head's preStop hook
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc g++ libnuma1 procps \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --create-home funicular
+COPY --from=packages /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /home/funicular

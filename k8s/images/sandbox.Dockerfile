@@ -1,0 +1,27 @@
+# Sandbox pools: Ray, Funicular, and the packages that judged code may see. No torch, no vLLM, no CUDA.
+# From the root of a checkout:
+#   docker build -f k8s/images/sandbox.Dockerfile -t funicular-sandbox:0.1.0 .
+FROM python:3.11-slim-bookworm AS packages
+RUN pip install --no-cache-dir uv==0.13.9 && python -m venv /opt/venv
+COPY requirements-cuda.lock k8s/images/sandbox-packages.txt /build/
+# the versions of the other image: what crosses between their processes is pickled
+RUN uv pip install --python /opt/venv/bin/python --no-cache --compile-bytecode \
+    --constraint /build/requirements-cuda.lock -r /build/sandbox-packages.txt setuptools
+COPY pyproject.toml README.md LICENSE /build/
+COPY actors /build/actors
+COPY cluster /build/cluster
+COPY k8s /build/k8s
+COPY launch /build/launch
+COPY rewards /build/rewards
+RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation /build
+
+FROM python:3.11-slim-bookworm
+# for programs that are not Python, which need level L3: g++ and node; bash is there
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ nodejs procps \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --create-home funicular
+COPY --from=packages /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /home/funicular

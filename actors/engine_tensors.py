@@ -162,11 +162,18 @@ def _row_cuts(module: Any, parameter: str) -> list[tuple[int, int, int, int]]:
 
 
 def multiplies_by_packed_copy(module: Any) -> bool:
-    """On CPU linear layers and heads carry a packed copy; an input embedding carries one that nothing uses."""
+    """On CPU linear layers and heads carry a packed copy, if there is a kernel to pack for.
+
+    A linear layer that kept its weight has none. A head keeps its weight in any case; an input embedding carries a copy
+    that nothing uses.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-    unused = isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-    return hasattr(module, "cpu_linear") and not unused
+    if not hasattr(module, "cpu_linear"):
+        return False
+    if isinstance(module, VocabParallelEmbedding):
+        return isinstance(module, ParallelLMHead)
+    return module.weight.numel() == 0
 
 
 def _read_columns(module: Any, version: int, count: int, dtype: torch.dtype) -> torch.Tensor:

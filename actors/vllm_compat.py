@@ -168,6 +168,7 @@ class WorkerExtension:
     _weight_update_active: bool
     start_weight_update: Callable[[], None]
     update_weights: Callable[[dict[str, Any]], None]
+    finish_weight_update: Callable[[], None]
 
     def funicular_expected_tensors(self) -> list[tuple[str, list[int], str]]:
         """(Hugging Face name, whole shape, dtype) of every tensor that a weight set must hold."""
@@ -207,6 +208,12 @@ class WorkerExtension:
             self.update_weights({"tensors": tensors})
         packing = engine.packing_seconds - packing
         return seen, hashed - began, time.perf_counter() - hashed - packing, packing
+
+    def funicular_finish_update(self) -> float:
+        """Bring up to date what depends on several tensors; the seconds of it that went into packing."""
+        packing = self.weight_transfer_engine.packing_seconds
+        self.finish_weight_update()
+        return self.weight_transfer_engine.packing_seconds - packing
 
     def funicular_received(self) -> list[str]:
         """Names of the tensors loaded since the update was started."""

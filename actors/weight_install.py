@@ -170,8 +170,7 @@ class WeightInstaller:
             await _discard(upcoming)
         self._stage = "load"
         check_received(manifest, await self._engine.received())
-        await self._engine.finish()
-        clock.lap("finish")
+        clock.split(packing=await self._engine.finish(), rest="finish")
 
     async def _load_bucket(self, manifest: Manifest, index: int, bucket: Bucket, clock: _Clock) -> None:
         self._stage = "load"

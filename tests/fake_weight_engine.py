@@ -183,12 +183,13 @@ class FakeEngineLink:
         fate = self._faults("received", "one is missing")
         return [self._claims[1:] if fate != "ok" else self._claims]
 
-    async def finish(self) -> None:
+    async def finish(self) -> float:
         def effect() -> None:
             self._misused = misuse
 
         misuse = self._faults("finish", "uses the weights wrongly") != "ok"
         await self._call("finish", effect)
+        return 0.0
 
     async def label(self, label: str) -> None:
         def effect() -> None:

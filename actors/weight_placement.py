@@ -1,9 +1,9 @@
 """Inside an engine worker: puts tensors of the checkpoint straight into the parameters in use.
 
-vLLM's own reload takes every layer off its memory, loads into fresh memory and copies back, through a loader that costs
-a fraction of a millisecond for each tensor. Where a checkpoint's tensors are the rows of vLLM's parameters, which
-`engine_tensors` says of each, they can be copied to where they belong instead. On CPU, where a linear layer multiplies
-by a packed copy, its tensors are put together and packed, and nothing else is kept.
+vLLM's own reload takes every layer off its memory, loads into fresh memory and copies back. Where the tensors of a
+checkpoint are the rows of vLLM's parameters, as `engine_tensors` says, they can be copied to where they belong instead.
+On CPU, where a linear layer multiplies by a packed copy, its tensors are put together and packed, and nothing else is
+kept.
 
 Nothing keeps a view of what it was given, so that the memory of a bucket may be used again after `put`.
 """

@@ -15,11 +15,13 @@ COPY rewards /build/rewards
 RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation /build
 
 FROM python:3.11-slim-bookworm
-# gcc, g++: Triton and torch compile kernels at run time; procps: the head's preStop hook
+# gcc, g++: Triton and torch compile kernels at run time; procps: the preStop hooks; wget: probes of older operators,
+# which also start Ray in a login shell, hence profile.d
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc g++ libnuma1 procps \
+    && apt-get install -y --no-install-recommends gcc g++ libnuma1 procps wget \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --user-group --create-home funicular
+    && useradd --uid 10001 --user-group --create-home funicular \
+    && echo 'export PATH=/opt/venv/bin:$PATH' >/etc/profile.d/funicular.sh
 COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001

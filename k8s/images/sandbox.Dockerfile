@@ -16,11 +16,12 @@ COPY rewards /build/rewards
 RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation /build
 
 FROM python:3.11-slim-bookworm
-# for programs that are not Python, which need level L3: g++ and node; bash is there
+# for programs that are not Python, which need level L3: g++ and node; bash is there. wget and profile.d: see the GPU image
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ nodejs procps \
+    && apt-get install -y --no-install-recommends g++ nodejs procps wget \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --user-group --create-home funicular
+    && useradd --uid 10001 --user-group --create-home funicular \
+    && echo 'export PATH=/opt/venv/bin:$PATH' >/etc/profile.d/funicular.sh
 COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001

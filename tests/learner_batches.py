@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from funicular.actors.config import AlgorithmConfig
+from funicular.actors.packing import SharePrompts
 from funicular.actors.step_plan import StepPlan, plan_step
 from funicular.actors.types import GroupPayload, ScoredGroup
 from tests.builders import make_group, make_payload
@@ -47,9 +48,15 @@ def short_rows() -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
 
 
 def plan(
-    groups: list[ScoredGroup], algorithm: AlgorithmConfig, world: int, tokens: int = 60, *, packed: bool = True
+    groups: list[ScoredGroup],
+    algorithm: AlgorithmConfig,
+    world: int,
+    tokens: int = 60,
+    *,
+    packed: bool = True,
+    share_prompts: SharePrompts = "off",
 ) -> StepPlan:
-    return plan_step(groups, algorithm, world, tokens, LIMIT, packed=packed)
+    return plan_step(groups, algorithm, world, tokens, LIMIT, packed=packed, share_prompts=share_prompts)
 
 
 def load_plain(folder: str, weights: dict[str, torch.Tensor] | None = None) -> Any:

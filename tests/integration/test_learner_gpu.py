@@ -54,6 +54,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         *(({"zero_stage": stage, "compute_dtype": "bfloat16"}, COARSE) for stage in (0, 3)),
         ({"zero_stage": 2, "compute_dtype": "bfloat16", "head_dtype": "float32"}, COARSE),
         *(({"zero_stage": stage, **BFLOAT16}, COARSEST) for stage in (1, 3)),
+        ({"share_prefix": "on"}, EXACT),
+        ({"share_prefix": "on", "zero_stage": 1, **BFLOAT16}, COARSEST),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -66,12 +68,18 @@ def test_the_update_on_a_gpu_is_the_plain_one(
     hosts.begin(config, algorithm, model)
     assert hosts.run(_device) == ["cuda:0"]
     before, *_ = hosts.pack()
-    hosts.step(plan(groups, algorithm, 1, packed=config.packing), payloads)
+    share_prompts = options.get("share_prefix", "off")
+    assert share_prompts == "off" or hosts.run(_shares_prompts) == [True]
+    hosts.step(plan(groups, algorithm, 1, packed=config.packing, share_prompts=share_prompts), payloads)
     after, *_ = hosts.pack()
     reference = load_plain(model, before)
     plain_policy.update(reference, groups, payloads, algorithm, max_completion_tokens=LIMIT, temperature=TEMPERATURE)
     expected = {name: p.detach() for name, p in reference.named_parameters()}
     assert distance(after, expected) / distance(before, expected) < allowed
+
+
+def _shares_prompts(learner: Any) -> bool:
+    return bool(learner._shares_prompts)
 
 
 def _device(learner: Any) -> str:

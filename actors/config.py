@@ -17,8 +17,9 @@ class GeneratorConfig:
     """Number of generators; each owns one vLLM engine."""
     tensor_parallel_size: int = 1
     """Workers that share one engine's weights. On CPU they are processes of the same node."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the engine's weights and arithmetic, and of weights on the wire."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the engine's weights and arithmetic, and of weights on the wire. auto: bfloat16 where the machine that
+    reads the recipe multiplies it natively (GPU, AVX512-BF16, AMX), else float32."""
     head_dtype: Literal["auto", "float32"] = "auto"
     """Type of the output head's products; auto: dtype. float32 belongs with learner.head_dtype=float32."""
     max_prompt_tokens: int = 512
@@ -206,8 +207,8 @@ class LearnerConfig:
     """ZeRO stage, 0 to 3."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the parameters; bfloat16 keeps float32 master weights in the optimizer."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of matrix products; bfloat16 over float32 parameters is autocast."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of matrix products; bfloat16 over float32 parameters is autocast. auto: as generator.dtype's."""
     head_dtype: Literal["auto", "float32"] = "auto"
     """Type of the output head's products; auto: compute_dtype. float32 costs time and no memory."""
     optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = "adamw"

@@ -97,7 +97,7 @@ def make_rank_teacher(
     Raises:
         ValueError: a model that the learner cannot run.
     """
-    dtype_name = config.compute_dtype if distillation.dtype == "auto" else distillation.dtype
+    dtype_name: Any = config.compute_dtype if distillation.dtype == "auto" else distillation.dtype
     dtype = getattr(torch, dtype_name)
     causal_lm = load_causal_lm(folder, dtype)
     if config.zero_stage < 3:  # else it goes to the device in parts

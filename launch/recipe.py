@@ -12,6 +12,7 @@ from pathlib import Path
 from funicular.launch.checks import check, warn
 from funicular.launch.config import Config
 from funicular.launch.config_values import get
+from funicular.launch.native_types import with_native_types
 from funicular.launch.problems import Problem, RecipeError
 from funicular.launch.recipe_files import PACKAGED, Composition, compose, display, packaged_recipes
 from funicular.launch.schema_docs import keys
@@ -66,7 +67,7 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
     for override in overrides:
         typed.apply_override(override)
     problems = found.problems + typed.problems + typed.missing()
-    config = typed.config()
+    config = with_native_types(typed.config())
     # A rule that reads a key which is wrong already would only report the same mistake again.
     wrong = {_owner(key) for problem in problems for key in (problem.key, *problem.related)}
     problems += [

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from funicular.actors.config import GeneratorConfig, LearnerConfig
+from funicular.cluster.config import ClusterConfig
+from funicular.launch.config import Config
+from funicular.launch.native_types import with_native_types
+from funicular.launch.recipe import load_recipe
+
+AUTO = Config(generator=GeneratorConfig(dtype="auto"), learner=LearnerConfig(compute_dtype="auto"))
+
+
+def types(config: Config, tmp_path: Path, flags: str = "fpu avx2") -> tuple[str, str]:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    found = with_native_types(config, tmp_path / "cpuinfo", tmp_path)
+    return found.generator.dtype, found.learner.compute_dtype
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("fpu avx2", "float32"),
+        ("fpu avx512f avx512bw", "float32"),
+        ("avx512f avx512_bf16", "bfloat16"),
+        ("avx512f amx_bf16", "bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_what_it_multiplies_itself(tmp_path: Path, flags: str, dtype: str) -> None:
+    assert types(AUTO, tmp_path, flags) == (dtype, dtype)
+
+
+def test_a_gpu_computes_in_bfloat16_unless_it_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "nvidia0").touch()
+    assert types(AUTO, tmp_path) == ("bfloat16", "bfloat16")
+    cpu_only = Config(generator=AUTO.generator, learner=AUTO.learner, cluster=ClusterConfig(use_gpu=False))
+    assert types(cpu_only, tmp_path) == ("float32", "float32")
+
+
+def test_what_a_recipe_says_stays(tmp_path: Path) -> None:
+    mixed = Config(generator=GeneratorConfig(dtype="bfloat16"), learner=LearnerConfig(compute_dtype="auto"))
+    assert types(mixed, tmp_path) == ("bfloat16", "float32")
+
+
+def test_a_machine_that_hides_its_processor_computes_in_float32(tmp_path: Path) -> None:
+    assert with_native_types(AUTO, tmp_path / "none", tmp_path).generator.dtype == "float32"
+
+
+def test_a_loaded_recipe_says_what_was_chosen() -> None:
+    loaded = load_recipe(["embedded"], [])
+    assert loaded.config.generator.dtype == loaded.config.learner.compute_dtype != "auto"
+    shown = yaml.safe_load(loaded.text)
+    assert shown["generator"]["dtype"] == loaded.config.generator.dtype

@@ -43,6 +43,7 @@ def start_engine(
     where = _on_gpu(config) if use_gpu else _on_cpu(config)
     if is_vision_model(model_folder):
         where["limit_mm_per_prompt"] = {"video": 0}  # else start-up sizes its buffers for long ones
+    where |= config.engine_options
     arguments = AsyncEngineArgs(
         model=model_folder,
         dtype=config.dtype,
@@ -61,7 +62,6 @@ def start_engine(
         disable_log_stats=True,  # of vLLM's own loggers
         enable_log_requests=False,
         **where,
-        **config.engine_options,
     )
     return AsyncLLM.from_engine_args(arguments, stat_loggers=list(stat_loggers))
 
@@ -96,6 +96,7 @@ def _on_cpu(config: GeneratorConfig) -> dict[str, Any]:
     one_worker = config.tensor_parallel_size == 1
     return {
         "kv_cache_memory_bytes": int(config.kv_cache_gib * _GIB),
+        "block_size": 32,  # vLLM's is 128 here: a prompt below that would be computed once for each completion
         "enforce_eager": True,  # compiling costs minutes on CPU and gains nothing there
         # vLLM would start one process more, only to bind threads.
         "distributed_executor_backend": UniProcExecutor if one_worker else "mp",

@@ -42,6 +42,7 @@ class UnigramEngine(FakeAveragingEngine):
         temperature: float,
         layout: Any = None,
         target: None = None,
+        images: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         labels = arguments[-1]
         return self.logprobs[labels], self.entropies[labels]

@@ -31,7 +31,7 @@ def _evened(micro_batches: tuple[MicroBatch, ...]) -> tuple[MicroBatch, ...]:
     evened = []
     for micro in micro_batches:
         tokens = sum(row.completion_tokens for row in micro.rows)
-        weight = 1 / (tokens * len(micro_batches))
+        weight = 1 / (max(1, tokens) * len(micro_batches))  # a pass without rows has none
         trees = [tuple(replace(row, token_weight=weight) for row in tree) for tree in micro.trees]
         evened.append(replace(micro, trees=tuple(trees)))
     return tuple(evened)

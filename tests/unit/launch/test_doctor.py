@@ -45,10 +45,12 @@ def distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
-def test_this_machine_is_in_order() -> None:
-    found = list(doctor_machine.machine_findings(config()))
-    assert [finding for finding in found if finding.status == "broken"] == []
-    assert len(found) == 8
+def test_this_installation_is_in_order() -> None:
+    """Its packages; memory, limits and disk are the machine's own affair."""
+    found = {finding.what: finding for finding in doctor_machine.machine_findings(config())}
+    installed = [found.pop(what).status for what in ("python", "packages", "vllm", "libnuma")]
+    assert installed == ["ok"] * 4
+    assert set(found) == {"torch", "shared memory", "open files", "run folder"}
 
 
 def test_two_builds_of_vllm(distributions: Any) -> None:

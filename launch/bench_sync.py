@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from funicular.actors.errors import LearnerLost, RunStopped
 from funicular.actors.weight_sync import PublishReport
@@ -19,11 +16,11 @@ from funicular.cluster.supervise import RestartBudget
 from funicular.launch.build import demand, make_generators, make_learners, make_weight_sync
 from funicular.launch.config import Config
 from funicular.launch.environment import machine_line
+from funicular.launch.hardware import copy_bandwidth
 from funicular.launch.models import resolve_model
 from funicular.launch.recipe import LoadedRecipe
 
 MEASURED, FAILED, WRONG_INPUT = 0, 1, 2
-_COPIED_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +66,6 @@ async def _publish(config: Config, versions: int) -> tuple[list[PublishReport], 
         return reports[1:], copy_bandwidth()
     finally:
         disconnect()
-
-
-def copy_bandwidth(nbytes: int = _COPIED_BYTES, rounds: int = 5) -> float:
-    """GB/s of copying an array of `nbytes` in one thread, the best of `rounds`."""
-    source = np.ones(nbytes, dtype=np.uint8)
-    target = np.empty_like(source)
-    np.copyto(target, source)  # touches every page first
-    seconds = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - began)
-    return nbytes / min(seconds) / 1e9
 
 
 def table(loaded: LoadedRecipe, reports: Sequence[PublishReport], limit: float) -> str:

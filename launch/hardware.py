@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 GB = 10**9
@@ -49,23 +50,25 @@ GPUS = {
 def this_machine() -> Hardware:
     """The CPU, with its speeds measured for about two seconds."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bandwidth = _copy_rate()
+    copied = copy_bandwidth() * GB
     cores = len(os.sched_getaffinity(0))
     return Hardware(
         name=f"this machine: {cores} cores, measured",
         memory=memory,
-        bandwidth=bandwidth,
+        bandwidth=2 * copied,  # a copy reads and writes
         flops=_product_rate(),
-        host_link=bandwidth,
+        host_link=copied,
     )
 
 
-def _copy_rate(nbytes: int = 1 << 27) -> float:
+def copy_bandwidth(nbytes: int = 1 << 28, rounds: int = 5) -> float:
+    """GB/s of copying an array of `nbytes` in one thread, the best of `rounds`."""
     import numpy as np
 
     source = np.ones(nbytes, dtype=np.uint8)
     target = np.empty_like(source)
-    return nbytes / _fastest(lambda: np.copyto(target, source))
+    np.copyto(target, source)  # touches every page first
+    return nbytes / _fastest(lambda: np.copyto(target, source), rounds) / GB
 
 
 def _product_rate(size: int = 1024) -> float:
@@ -75,10 +78,10 @@ def _product_rate(size: int = 1024) -> float:
     return 2 * size**3 / _fastest(lambda: a @ a)
 
 
-def _fastest(work: object, rounds: int = 4) -> float:
+def _fastest(work: Callable[[], object], rounds: int = 4) -> float:
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        work()  # type: ignore[operator]
+        work()
         seconds.append(time.perf_counter() - began)
     return min(seconds)

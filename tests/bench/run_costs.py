@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
-
+from funicular.launch.hardware import copy_bandwidth
 from funicular.launch.metrics_file import read_metrics
 
 NAMES = (
@@ -32,19 +30,6 @@ NAMES = (
     "sync/verify_s",
     "sync/canary_error",
 )
-
-
-def copy_bandwidth(nbytes: int = 1 << 28, rounds: int = 5) -> float:
-    """GB/s of copying an array of `nbytes`, the best of `rounds`."""
-    source = np.ones(nbytes, dtype=np.uint8)
-    target = np.empty_like(source)
-    np.copyto(target, source)  # touches every page first
-    seconds = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - began)
-    return nbytes / min(seconds) / 1e9
 
 
 def main(run_dir: Path) -> None:

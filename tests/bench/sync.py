@@ -26,8 +26,8 @@ from funicular.actors.generator import generator_actor
 from funicular.actors.weights import Manifest, PublishedWeights, assemble
 from funicular.cluster.config import ClusterConfig
 from funicular.cluster.session import Demand, connect, disconnect
-from funicular.launch.bench_sync import copy_bandwidth
 from funicular.launch.environment import machine_line
+from funicular.launch.hardware import copy_bandwidth
 from funicular.launch.models import EMBEDDED, resolve_model
 
 CHANGED = 0.05
@@ -175,7 +175,7 @@ def _print(rows: Sequence[Any], limit: float, manifest: Manifest, transport: str
         fetched = statistics.median(r.fetched_bytes for r in records)
         print(f"   fetched {fetched / 1e6:.0f} MB; an engine's private memory grew by {extra / 1e6:.0f} MB at most")
         names = sorted({name for part in parts for name in part if name.startswith("sync/")})
-        medians = {name[5:-2]: statistics.median(part.get(name, 0.0) for part in parts) for name in names}
+        medians = {name[5:-2]: statistics.median(part[name] for part in parts if name in part) for name in names}
         print("   medians: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
 
 

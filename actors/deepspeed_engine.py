@@ -79,6 +79,8 @@ def make_engine(policy: Any, config: LearnerConfig, device: torch.device, total_
         config=_deepspeed_config(config, device),
         dist_init_required=False,
     )
+    if config.zero_stage == 0 and torch.distributed.get_world_size() == 1:
+        engine.enable_backward_allreduce = False  # it would copy all gradients there and back for nobody
     return engine
 
 

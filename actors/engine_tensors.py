@@ -50,12 +50,15 @@ def observe(model: Any, dtype: torch.dtype, version: int, columns: int) -> list[
     """
     rows = []
     read: dict[str, torch.Tensor] = {}
+    whole: dict[tuple[int, int], int] = {}
     with torch.no_grad():
         for module_name, module, part in parts_in_use(model):
             parameter = getattr(module, part.parameter)
             if parameter.numel() > 0:
-                value = fingerprint(_as_sent(parameter[part.rows], dtype))
-                rows.append((part.tensor, module_name, "elements", part.shard, part.shards, value))
+                place = (id(parameter), part.rows.start)
+                if place not in whole:  # a tied head stands in the embedding's memory
+                    whole[place] = fingerprint(_as_sent(parameter[part.rows], dtype))
+                rows.append((part.tensor, module_name, "elements", part.shard, part.shards, whole[place]))
             if part.parameter == "weight" and multiplies_by_packed_copy(module):
                 if module_name not in read:
                     read = {module_name: _read_columns(module, version, columns, dtype)}
@@ -193,6 +196,8 @@ def _read_columns(module: Any, version: int, count: int, dtype: torch.dtype) -> 
 
 def _as_sent(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The parameter in the type it was sent in: CPU kernels of vLLM keep some bfloat16 biases as float32."""
+    if parameter.dtype == dtype:
+        return parameter
     sent = parameter.to(dtype)
     if not torch.equal(sent.to(parameter.dtype), parameter):
         raise RuntimeError(f"a {parameter.dtype} parameter holds values that {dtype} cannot; it was not sent so")

@@ -6,10 +6,17 @@ fusing q, k and v or slicing over tensor-parallel workers only splits the sum.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 
 _CHUNK = 1 << 18
 _MODULUS = 1 << 64
+_FIRST, _SECOND = -1640531535, -2048144777
+"""2654435761, the golden ratio's multiplier, and 2246822519, as int32; products wrap."""
 
 
 def fingerprint(tensor: torch.Tensor) -> int:
@@ -28,14 +35,7 @@ def fingerprint(tensor: torch.Tensor) -> int:
         bits = flat.view(torch.int16)
     else:
         raise TypeError(f"fingerprint of {flat.dtype}: float32 or bfloat16 expected")
-    total = 0
-    for chunk in bits.split(_CHUNK):  # chunks stay in cache; whole tensors would make five passes over memory
-        mixed = chunk.to(torch.int32, copy=True)
-        mixed *= -1640531535  # 2654435761, the golden ratio's multiplier, as int32; products wrap
-        mixed ^= mixed >> 15
-        mixed *= -2048144777  # 2246822519
-        mixed ^= mixed >> 13
-        total += int(mixed.sum(dtype=torch.int64))
+    total = int(_one_pass()(bits.numpy())) if bits.device.type == "cpu" else _by_operations(bits)
     return total % _MODULUS
 
 
@@ -47,3 +47,36 @@ def column_fingerprint(matrix: torch.Tensor, columns: list[int]) -> int:
 def values_fingerprint(values: torch.Tensor) -> int:
     """Fingerprint of values as a matrix product returns them: it turns -0 into 0 and may flush subnormals."""
     return fingerprint(values.masked_fill(values.abs() < torch.finfo(values.dtype).tiny, 0))
+
+
+def _by_operations(bits: torch.Tensor) -> int:
+    """On any device, one pass over a chunk for each operation."""
+    total = 0
+    for chunk in bits.split(_CHUNK):
+        mixed = chunk.to(torch.int32, copy=True)
+        mixed *= _FIRST
+        mixed ^= mixed >> 15
+        mixed *= _SECOND
+        mixed ^= mixed >> 13
+        total += int(mixed.sum(dtype=torch.int64))
+    return total
+
+
+@functools.cache
+def _one_pass() -> Callable[[np.ndarray], Any]:
+    """The same on a CPU, four times as fast: compiled when first needed, which takes half a second."""
+    import numba
+
+    first, second = np.int32(_FIRST), np.int32(_SECOND)
+    above, below = np.int32(15), np.int32(13)
+
+    @numba.njit(nogil=True)
+    def mixed_sum(bits: np.ndarray) -> np.int64:
+        total = np.int64(0)
+        for index in range(bits.size):
+            mixed = np.int32(np.int32(bits[index]) * first)
+            mixed = np.int32(np.int32(mixed ^ (mixed >> above)) * second)
+            total += np.int64(np.int32(mixed ^ (mixed >> below)))
+        return total
+
+    return mixed_sum

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, vision, weight_packing
-from funicular.actors.collate import token_batch
+from funicular.actors.canary import canary_of, special_tokens
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.distillation_config import DistillationConfig, teacher_in_ranks
 from funicular.actors.entropy_bonus import EntropyBonus
@@ -25,7 +25,7 @@ from funicular.actors.learner_step import LearnerStep
 from funicular.actors.losses.presets import loss_settings, needs_reference, uses_entropy
 from funicular.actors.model_identity import model_digest
 from funicular.actors.payload_fetch import fetch_bucket, fetch_payloads
-from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm, score_batch
+from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
 from funicular.actors.quantization import keep_trainable, loading_options
 from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.rank_teacher import RankTeacher, make_rank_teacher
@@ -135,7 +135,7 @@ class LearnerRank:
         self._engine = self._make_engine(policy)
         if needs_reference(self._algorithm):
             self._reference = make_reference(self._engine, self._algorithm, config, self._device, self._load_policy)
-        self._special_tokens = _special_tokens(self._model_folder)
+        self._special_tokens = special_tokens(self._model_folder)
         return {
             "rank": self._rank,
             "device": str(self._device),
@@ -312,19 +312,12 @@ class LearnerRank:
     def _make_engine(self, policy: PolicyModel) -> Any:
         return deepspeed_engine.make_engine(policy, self._config, self._device, self._optimizer_steps)
 
-    @torch.no_grad()
     def _canary(self, count: int) -> Canary:
-        vocabulary = self._causal_lm.config.get_text_config().vocab_size
-        token_ids = weight_packing.canary_tokens(count, vocabulary, self._special_tokens)
-        batch = token_batch(list(token_ids), self._device, packed=self._packed)
-        logprobs, _ = score_batch(self._engine, batch, temperature=1.0)
-        return Canary(token_ids=token_ids, logprobs=tuple(logprobs.tolist()))
-
-
-def _special_tokens(folder: Path) -> list[int]:
-    """Special ids of the folder's tokenizer, and rows of the embedding that no token has."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    vocabulary = AutoConfig.from_pretrained(str(folder)).get_text_config().vocab_size
-    return [*tokenizer.all_special_ids, *range(len(tokenizer), vocabulary)]
+        return canary_of(
+            self._engine,
+            count,
+            vocabulary=self._causal_lm.config.get_text_config().vocab_size,
+            special=self._special_tokens,
+            device=self._device,
+            packed=self._packed,
+        )

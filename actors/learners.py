@@ -155,7 +155,7 @@ class LearnerGroup:
         )
         streams = [actor.pack_weights.options(num_returns="streaming").remote(*arguments) for actor in self._actors]
         what = f"packing version {version}"
-        refs, *_ = await self._gather(list(map(_drain, streams)), what, self._config.step_deadline_s)
+        refs, *_ = await self._gather(list(map(drain, streams)), what, self._config.step_deadline_s)
         manifest = await self._one(refs[-1], what, _ANSWER_DEADLINE_S)
         if not isinstance(manifest, Manifest):
             raise LearnerLost(f"{what}: rank 0 ended after {len(refs)} objects without a manifest")
@@ -297,7 +297,7 @@ def _errors(done: Iterable[asyncio.Task[Any]]) -> list[BaseException]:
     return [error for task in done if (error := task.exception()) is not None]
 
 
-async def _drain(stream: Any) -> list[Any]:
+async def drain(stream: Any) -> list[Any]:
     """The references that a streaming call yields; what it raised, if it did, is raised by the last."""
     refs = [ref async for ref in stream]
     if refs:

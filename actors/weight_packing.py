@@ -7,7 +7,6 @@ bucket is whole at a time.
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -122,12 +121,6 @@ def pack(
             canary=said,
             delta_bases=tuple(bases),
         )
-
-
-def canary_tokens(count: int, vocabulary: int, special: Sequence[int]) -> tuple[int, ...]:
-    """The canary's text: always the same for a model, without special tokens."""
-    ordinary = sorted(set(range(vocabulary)) - set(special))
-    return tuple(random.Random("canary").choices(ordinary, k=count))
 
 
 def _units(weights: Sequence[Weight]) -> Iterator[list[Weight]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from funicular.launch.sandbox_checks import effective_sandbox, language_of, leve
 from funicular.launch.tracking import Tracker
 from funicular.rewards.runner import scoring_deadline_s
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
+from funicular.rewards.types import Task
 
 INSTALL_ANSWER_S = 15.0
 """The generator's own deadline comes first, because it can say which part was late."""
@@ -74,21 +75,14 @@ async def build(
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires; found before anything
             that takes long is started.
     """
-    pools = await _start_pools(config, prepared, tracker)
+    pools = await start_pools(config, (*prepared.tasks.train, *prepared.tasks.held_out), tracker.event)
     budget = RestartBudget(config.cluster.max_restarts)
     generators = None
     if _generates(config):
         generators = make_generators(config, prepared.model_folder, budget, use_gpu=use_gpu, roles=roles)
     given = _given(config, prepared, roles, budget)
     teachers = _teachers(config, prepared, use_gpu, roles, budget)
-    scorers = Scorers(
-        _scorer_maker(config, prepared.recipe_folder, pools),
-        count=config.reward.scorers,
-        deadline_s=scoring_deadline_s(config.reward, config.algorithm.group_size, judge_deadline_s(config.sandbox)),
-        streaks=ErrorStreaks(config.reward.max_consecutive_errors),
-        budget=budget,
-        pools=pools,
-    )
+    scorers = make_scorers(config, prepared.recipe_folder, pools, budget, completions=config.algorithm.group_size)
     learners = make_learners(config, prepared.model_folder, prepared.teacher_folder, use_gpu=use_gpu, roles=roles)
     await asyncio.gather(learners.start(), *(part.start() for part in (generators, given, teachers) if part))
     await learners.check_folder(prepared.folder.checkpoints)
@@ -118,9 +112,16 @@ async def build(
     )
 
 
-async def _start_pools(config: Config, prepared: Prepared, tracker: Tracker) -> SandboxPools | None:
-    """A sandbox pool on each node, if any task needs one."""
-    if not needs_sandbox(config, (*prepared.tasks.train, *prepared.tasks.held_out)):
+async def start_pools(config: Config, tasks: Sequence[Task], say: Callable[[str], None]) -> SandboxPools | None:
+    """A sandbox pool on each node, if any of the tasks needs one.
+
+    Args:
+        say: called with sentences about levels that nodes reach.
+
+    Raises:
+        IsolationUnavailable: a node does not isolate untrusted code as the recipe requires.
+    """
+    if not needs_sandbox(config, tasks):
         return None
     sandbox = effective_sandbox(config)
     pools = SandboxPools(
@@ -129,10 +130,28 @@ async def _start_pools(config: Config, prepared: Prepared, tracker: Tracker) -> 
     )
     try:
         for sentence in await pools.start(language_of(config)):
-            tracker.event(sentence)
+            say(sentence)
     except IsolationUnavailable as error:
         raise level_refusal(config, error) from error
     return pools
+
+
+def make_scorers(
+    config: Config, recipe_folder: Path, pools: SandboxPools | None, budget: RestartBudget, *, completions: int
+) -> Scorers:
+    """The scorers of a recipe.
+
+    Args:
+        completions: of a group, at most; their time limits make a scorer's deadline.
+    """
+    return Scorers(
+        _scorer_maker(config, recipe_folder, pools),
+        count=config.reward.scorers,
+        deadline_s=scoring_deadline_s(config.reward, completions, judge_deadline_s(config.sandbox)),
+        streaks=ErrorStreaks(config.reward.max_consecutive_errors),
+        budget=budget,
+        pools=pools,
+    )
 
 
 def _scorer_maker(config: Config, recipe_folder: Path, pools: SandboxPools | None) -> Callable[[str], Any]:

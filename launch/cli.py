@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funicular.launch.eval_options import add_eval, eval_options
 from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
 from funicular.launch.verify_options import add_verify, at_least, verify_options
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "score": (),
+    "eval": (),
     "plan": (),
     "doctor": (),
     "verify": ("loss",),
@@ -31,6 +33,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
 _WITH_OVERRIDES = (
     "train",
     "score",
+    "eval",
     "plan",
     "doctor",
     "verify loss",
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(options.recipes, rest)
     if command == "score":
         return _score(options.recipes, rest, options.output)
+    if command == "eval":
+        return _eval(options, rest)
     if command == "plan":
         return _plan(options, rest)
     if command == "doctor":
@@ -108,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _takes_recipes(score, "COMPLETIONS.jsonl [--output FILE]")
     score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
 
+    add_eval(commands, _takes_recipes)
     add_plan(commands, _takes_recipes)
     doctor = commands.add_parser("doctor", help="what would keep a recipe from running here", allow_abbrev=False)
     _takes_recipes(doctor)
@@ -234,6 +240,24 @@ def _score(recipes: Sequence[str], words: Sequence[str], output: Path | None) ->
     from funicular.launch.score import score
 
     return score(loaded, Path(files[0]), output)
+
+
+def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    chosen = eval_options(options)
+    if chosen.model is not None:
+        from funicular.launch.model_folders import model_override
+
+        try:
+            overrides = [*overrides, model_override(chosen.model)]
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE_ERROR
+    loaded = _load(options.recipes, overrides)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.eval_model import eval_model
+
+    return eval_model(loaded, chosen)
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from funicular.actors.errors import GroupFailed
-from funicular.actors.types import GenerationRequest
+from funicular.actors.protocols import Generating, Scoring
+from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.launch.rollout import request_seed
 from funicular.launch.run import Run
 from funicular.rewards.types import Status, Task, Verdict
@@ -15,6 +18,16 @@ from funicular.rewards.types import Status, Task, Verdict
 TRIES = 3
 JUDGED = (Status.PASSED, Status.FAILED, Status.ERROR, Status.TIMEOUT)
 """Statuses that say something of the policy; an infra_error says nothing and is counted apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A group that is evaluated."""
+
+    generation: GenerationRecord
+    payload: Any
+    """ray.ObjectRef of the GroupPayload."""
+    verdicts_G: tuple[Verdict, ...]
 
 
 async def evaluate(run: Run) -> Mapping[str, float] | None:
@@ -47,13 +60,25 @@ async def _judge(run: Run, task: Task, index: int) -> Verdict | None:
         temperature=run.config.evaluation.temperature,
         seed=request_seed(run, task.task_id, "evaluation", run.step),
     )
+    answer = await complete_and_score(run.generators, run.scorers, request, run.tracker.event)
+    return None if answer is None else answer.verdicts_G[0]
+
+
+async def complete_and_score(
+    generators: Generating, scorers: Scoring, request: GenerationRequest, say: Callable[[str], None]
+) -> Judged | None:
+    """One group outside of training, with a few tries; None: it could not be had.
+
+    Args:
+        say: called with the reason where a group cannot be had.
+    """
     for tries_left in reversed(range(TRIES)):
         try:
-            _, payload = await run.generators.generate(request)
-            report = await run.scorers.score(task, payload)
-            return report.verdicts_G[0]
+            record, payload = await generators.generate(request)
+            report = await scorers.score(request.task, payload)
+            return Judged(generation=record, payload=payload, verdicts_G=report.verdicts_G)
         except GroupFailed as failure:
             if not failure.retry_task or not tries_left:
-                run.tracker.event(f"evaluation: task {task.task_id} not judged: {failure}")
+                say(f"evaluation: task {request.task.task_id} not judged: {failure}")
                 return None
     return None

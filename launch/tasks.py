@@ -49,13 +49,14 @@ class TaskSet:
 
     def evaluation_tasks(self, count: int) -> tuple[Task, ...]:
         """The held-out tasks of every evaluation: `count` at most, the balance column's values in turn."""
-        return self._some_of(self.held_out, count)
+        return self.some_of(self.held_out, count)
 
     def health_tasks(self, count: int) -> tuple[Task, ...]:
         """`count` at most of all tasks, for the check of the verifier's health, chosen as those of evaluations are."""
-        return self._some_of((*self.train, *self.held_out), count)
+        return self.some_of((*self.train, *self.held_out), count)
 
-    def _some_of(self, tasks: Iterable[Task], count: int) -> tuple[Task, ...]:
+    def some_of(self, tasks: Iterable[Task], count: int) -> tuple[Task, ...]:
+        """`count` of these tasks at most, the balance column's values in turn; always the same ones."""
         by_value: dict[str, list[Task]] = {}
         for task in sorted(tasks, key=lambda task: _fraction_of(task.task_id)):
             value = "" if self.balance_column is None else str(task.columns[self.balance_column])

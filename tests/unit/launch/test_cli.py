@@ -23,7 +23,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
-    for command in ("train", "score", "verify", "config", "metrics", "sandbox", "k8s"):
+    for command in ("train", "score", "eval", "verify", "config", "metrics", "sandbox", "k8s"):
         assert f"    {command} " in done.stdout
 
 

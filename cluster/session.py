@@ -13,8 +13,8 @@ from funicular.cluster.roles import ROLES, SANDBOX
 NAMESPACE = "funicular"
 _SPINS = "1000"
 """How long OpenMP threads on CPUs spin before they sleep: what libgomp takes where threads outnumber cores. It cannot
-know that generators and learner ranks share them; with its default, 300,000, an overlapping step took 2.7 times as long.
-"""
+know that generators and learner ranks share them. With its default, 300,000, an overlapping step took 2.7 times as
+long."""
 
 
 class ClusterTooSmall(ValueError):

@@ -103,6 +103,15 @@ class TeacherRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTimes:
+    """When the loop saw a group pass: seconds since 1970, by the driver's clock."""
+
+    issued_at: float
+    generated_at: float
+    scored_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredGroup:
     """A rollout group as loop and buffer hold it: records, and a reference to the payload."""
 
@@ -118,6 +127,8 @@ class ScoredGroup:
     """None: no teacher scores completions in this run."""
     teacher_payload: Any = None
     """ray.ObjectRef of the TeacherPayload, owned by the loop, as `payload` is; None where `teaching` is."""
+    times: GroupTimes | None = None
+    """None: no loop rolled it out."""
 
     @property
     def valid_G(self) -> tuple[bool, ...]:

@@ -18,6 +18,7 @@ from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
 from funicular.launch.reward_checks import reward_problems
 from funicular.launch.sandbox_checks import sandbox_problems
+from funicular.launch.tracking_checks import tracking_problems
 from funicular.rewards.nearest import did_you_mean
 
 
@@ -40,6 +41,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *generator_problems(config),
         *_sync(config),
         *checkpoint_problems(config),
+        *tracking_problems(config),
     ]
 
 

@@ -138,6 +138,8 @@ class TrackingConfig:
     """Steps between tables of completions; 0: none."""
     completions_rows: int = 16
     """Rows of such a table."""
+    traces_per_step: int = 2
+    """Rollouts of each step that become traces in MLflow, from task to verdict, drawn by chance; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

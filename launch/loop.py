@@ -24,8 +24,9 @@ from funicular.launch.evaluate import evaluate
 from funicular.launch.resume import begin_attempt
 from funicular.launch.rollout import require_signal, roll_out
 from funicular.launch.run import Run
+from funicular.launch.shown_rollouts import completion_rows, trace_rows
 from funicular.launch.stages import first_to_end
-from funicular.launch.step_metrics import completion_rows, parts_metrics, step_metrics, waiting_metrics
+from funicular.launch.step_metrics import parts_metrics, step_metrics, waiting_metrics
 
 
 async def train(run: Run) -> str:
@@ -132,6 +133,7 @@ async def learn(run: Run) -> str:
         metrics |= run.buffer.metrics() | await parts_metrics(run)
         run.tracker.log(run.step, metrics | waiting_metrics(waited, time.monotonic() - began))
         run.tracker.completions(run.step, await completion_rows(run, groups))
+        run.tracker.traces(run.step, await trace_rows(run, groups, trained_from))
         if run.config.evaluation.every and run.step % run.config.evaluation.every == 0:
             run.evaluated(await evaluate(run))
         if run.config.checkpoint.every and run.step % run.config.checkpoint.every == 0:

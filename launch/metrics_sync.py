@@ -21,19 +21,19 @@ def sync_run(run_dir: Path) -> int:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:  # MLflow, its store and the network raise types of their own
-        print(f"MLflow: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"MLflow: {type(error).__name__}: {public_uri(str(error))}", file=sys.stderr)
         return 1
     return 0
 
 
 def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
-    """Complete the MLflow run of `run_dir` from its `metrics.jsonl` and its tables of completions.
+    """Complete the MLflow run of `run_dir` from its `metrics.jsonl`, tables and traces.
 
     Of each step the highest attempt counts. Sending twice changes nothing: a value is known by name, step and
     time. The run is made if MLflow never had it, and ended if no driver works in the folder any more.
 
     Returns:
-        How many values and tables were sent.
+        How many values, tables and traces were sent.
 
     Raises:
         ValueError: `run_dir` is no run folder.
@@ -58,11 +58,13 @@ def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
     tables = [path for path in sorted(folder.completions.glob("*.jsonl")) if not run.has_table(path)]
     for path in tables:
         run.log_table(path)
-    say(f"sent {values} values and {len(tables)} tables of completions that MLflow did not have")
+    known = run.traces()
+    traces = sum(run.log_traces(path, known) for path in sorted(folder.traces.glob("*.jsonl")))
+    say(f"sent {values} values, {len(tables)} tables of completions and {traces} traces that MLflow did not have")
     if run.status == "RUNNING" and not _has_driver(folder):
         run.finish("FINISHED" if folder.model.exists() else "KILLED")
     say(run.link)
-    return values + len(tables)
+    return values + len(tables) + traces
 
 
 def _has_driver(folder: RunFolder) -> bool:

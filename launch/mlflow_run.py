@@ -21,6 +21,7 @@ import yaml
 
 from funicular.launch.environment import environment_report
 from funicular.launch.metrics_file import RECORD_KEYS
+from funicular.launch.mlflow_traces import MlflowTraces
 from funicular.launch.run_folder import CodeVersion, RunFolder, code_version
 
 UI_PORT = 5000
@@ -53,8 +54,8 @@ def tracking_uri(folder: RunFolder, configured: str | None) -> str:
 
 
 def public_uri(uri: str) -> str:
-    """The URI without user and password: what may be printed and stored."""
-    return re.sub(r"://[^/@]*@", "://", uri)
+    """A URI, or a text with URIs, without user and password: what may be printed and stored."""
+    return re.sub(r"://[^/@\s]*@", "://", uri)
 
 
 def deep_link(uri: str, experiment_id: str, run_id: str) -> str:
@@ -188,6 +189,14 @@ class MlflowRun:
         """Whether the run has the table of this file."""
         name = _table_name(path)
         return any(entry.path == name for entry in self._client.list_artifacts(self.run_id, "completions"))
+
+    def log_traces(self, path: Path, known: frozenset[str] = frozenset()) -> int:
+        """Send the traces of a JSONL file of the run's folder `traces`, but for those `known`; returns how many."""
+        return MlflowTraces(self.uri, self.experiment_id, self.run_id).send(path, known)
+
+    def traces(self) -> frozenset[str]:
+        """Ids of the traces that the run has."""
+        return MlflowTraces(self.uri, self.experiment_id, self.run_id).known()
 
     @property
     def status(self) -> str:

@@ -11,6 +11,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,30 @@ FLUSH_DEADLINE_S = 60.0
 _POLL_S = 0.5
 _SILENCE_S = 60.0  # a server that is down is reported once a minute, not once a step
 
-Item = Mapping[str, Any] | Path | tuple[str, str]
-"""A record of metrics.jsonl, a file with a table of completions, or a tag."""
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file with a table of completions."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """A file with what traces are made of."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Tags of the run."""
+
+    tags: Mapping[str, str]
+
+
+Item = Mapping[str, Any] | Table | Traces | Tags
+"""A record of metrics.jsonl, or one of the above."""
 
 
 class MlflowSink:
@@ -50,7 +74,7 @@ class MlflowSink:
         Args:
             say: told, from the thread, the link of the run and what went wrong.
             open_run: what opens the run; tests put a fake here.
-            queue_items: records, tables and tags that may wait.
+            queue_items: how many items may wait.
             reconnect_s: seconds between tries to open the run.
         """
         self.dropped = 0
@@ -80,8 +104,7 @@ class MlflowSink:
 
     def begin_attempt(self, attempt: int, resumed_from_step: int | None) -> None:
         """Record that the run went back to a snapshot."""
-        for tag in attempt_tags(attempt, resumed_from_step).items():
-            self.put(tag)
+        self.put(Tags(attempt_tags(attempt, resumed_from_step)))
 
     def close(self, status: str, deadline_s: float = FLUSH_DEADLINE_S) -> None:
         """End the MLflow run; what is not sent within `deadline_s` is dropped and counted."""
@@ -138,10 +161,8 @@ class MlflowSink:
         if records:
             self._try(len(records), lambda: run.log(records))
         for item in items:
-            if isinstance(item, Path):
-                self._try(1, lambda path=item: run.log_table(path))  # type: ignore[misc]
-            elif isinstance(item, tuple):
-                self._try(1, lambda tag=item: run.tag(dict([tag])))  # type: ignore[misc]
+            if not isinstance(item, Mapping):
+                self._try(1, partial(_send_one, run, item))
 
     def _try(self, items: int, send: Callable[[], object]) -> None:
         try:
@@ -166,4 +187,14 @@ class MlflowSink:
 
 def _short(error: Exception) -> str:
     first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:300]}"
+    return f"{type(error).__name__}: {public_uri(first)[:300]}"  # MLflow's own errors name the URI with its password
+
+
+def _send_one(run: MlflowRun, item: Table | Traces | Tags) -> None:
+    match item:
+        case Table(path):
+            run.log_table(path)
+        case Traces(path):
+            run.log_traces(path)
+        case Tags(tags):
+            run.tag(tags)

@@ -167,6 +167,7 @@ RANGES: dict[str, Range] = {
     "checkpoint.deadline_s": _SECONDS,
     "tracking.completions_every": _MAYBE,
     "tracking.completions_rows": _COUNT,
+    "tracking.traces_per_step": _MAYBE,
     "cluster.object_store_gib": Range(above=0),
     "cluster.buffer_deadline_s": _SECONDS,
     "cluster.max_restarts": _MAYBE,

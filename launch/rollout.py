@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from funicular.actors.errors import GroupFailed
 from funicular.actors.losses.presets import preset_of
 from funicular.actors.sampling import seed_of
 from funicular.actors.scorer import ScoreReport
-from funicular.actors.types import GenerationRequest, ScoredGroup, TeacherRecord
+from funicular.actors.types import GenerationRequest, GroupTimes, ScoredGroup, TeacherRecord
 from funicular.launch.accounts import Issue
 from funicular.launch.run import Run
 
@@ -26,7 +27,9 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         seed=request_seed(run, issue.task.task_id, issue.slot, issue.tries),
     )
     await run.accounts.ledger.durable()
+    issued_at = time.time()
     record, payload = await (run.given or run.generators).generate(request)
+    generated_at = time.time()
     run.accounts.generated(issue, record)
     report, teaching, teacher_payload = await _score(run, issue, payload)
     group = ScoredGroup(
@@ -37,6 +40,7 @@ async def roll_out(run: Run, issue: Issue) -> ScoredGroup:
         verdicts_G=report.verdicts_G,
         payload=payload,
         scoring_seconds=report.seconds,
+        times=GroupTimes(issued_at=issued_at, generated_at=generated_at, scored_at=time.time()),
         teaching=teaching,
         teacher_payload=teacher_payload,
     )

@@ -5,7 +5,7 @@ ledger.jsonl     what became of every group
 metrics.jsonl    one line per log call
 checkpoints/     what a run resumes from
 model/           the trained model, Hugging Face format; absent until it is exported
-logs/            events.log, tables of completions, logs of the parts
+logs/            events.log, tables of completions, what traces are made of, logs of the parts
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ class RunFolder:
     def completions(self) -> Path:
         """Tables of completions, one JSONL file per step."""
         return self.logs / "completions"
+
+    @property
+    def traces(self) -> Path:
+        """What traces are made of, one JSONL file per step."""
+        return self.logs / "traces"
 
     @property
     def mlflow_run(self) -> Path:

@@ -1,20 +1,13 @@
-"""A training step's metrics and its table of completions. Names: docs/metrics.md."""
+"""A training step's metrics. Names: docs/metrics.md."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from ray.exceptions import RayError
-
 from funicular.actors.types import ScoredGroup, StepResult
 from funicular.actors.weight_sync import PublishReport
-from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.launch.run import Run
-from funicular.launch.tracking import CompletionRow
-from funicular.rewards.messages import content_text
-
-TABLE_DEADLINE_S = 60.0
 
 
 def step_metrics(
@@ -105,44 +98,3 @@ def _reward_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
                 if valid and value is not None:
                     parts.setdefault(name, []).append(value)
     return metrics | {f"reward/{name}": statistics.fmean(values) for name, values in parts.items()}
-
-
-async def completion_rows(run: Run, groups: Sequence[ScoredGroup]) -> list[CompletionRow]:
-    """Rows for people to read, each `tracking.completions_every` steps; the only payloads that the driver reads."""
-    tracking = run.config.tracking
-    if not tracking.completions_every or run.step % tracking.completions_every:
-        return []
-    rows: list[CompletionRow] = []
-    for group in groups:
-        if len(rows) >= tracking.completions_rows:
-            break
-        try:
-            payload = await call(group.payload, deadline_s=TABLE_DEADLINE_S, what=f"payload of {group.group_id}")
-        except (RayError, DeadlineExceeded) as error:  # it has been trained; a table for people must not stop a run
-            run.tracker.event(f"{group.group_id} is not in the table of completions: {error}")
-            continue
-        for index, verdict in enumerate(group.verdicts_G):
-            rows.append(
-                CompletionRow(
-                    group_id=group.group_id,
-                    task_id=group.task.task_id,
-                    prompt=_prompt_text(group),
-                    completion=payload.texts[index],
-                    answer=group.task.answer,
-                    reward=group.rewards_G[index],
-                    breakdown=verdict.breakdown,
-                    status=verdict.status.value,
-                    details=verdict.details,
-                    tokens=group.generation.lengths_G[index],
-                    truncated=group.generation.truncated_G[index],
-                    policy_version=group.generation.oldest_version,
-                )
-            )
-    return rows[: tracking.completions_rows]
-
-
-def _prompt_text(group: ScoredGroup) -> str:
-    prompt = group.task.prompt
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {content_text(message['content'])}" for message in prompt)

@@ -11,41 +11,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from numbers import Real
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from funicular.launch.config import TrackingConfig
 from funicular.launch.metrics_file import MetricsFile
 from funicular.launch.mlflow_run import MlflowTarget, metric_name, tracking_uri
-from funicular.launch.mlflow_sink import Item, MlflowSink
+from funicular.launch.mlflow_sink import Item, MlflowSink, Table, Traces
 from funicular.launch.progress import Progress
+from funicular.launch.rows import CompletionRow, TraceRow
 from funicular.launch.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRow:
-    """One row of a table of completions: for people to read."""
-
-    group_id: str
-    task_id: str
-    prompt: str
-    completion: str
-    answer: str | None
-    reward: float | None
-    """None: the completion is void."""
-    breakdown: Mapping[str, float | None]
-    """Each reward function's own number."""
-    status: str
-    """`funicular.rewards.types.Status`."""
-    details: Mapping[str, str]
-    tokens: int
-    """Of the completion."""
-    truncated: bool
-    policy_version: int | None
-    """The oldest that sampled any of the group's tokens; None: they were given."""
 
 
 class Sink(Protocol):
@@ -62,7 +41,7 @@ class Sink(Protocol):
 
 
 class Tracker:
-    """Metrics, tables of completions and events of one run."""
+    """Metrics, tables of completions, traces and events of one run."""
 
     def __init__(self, folder: RunFolder, progress: Progress, sink: Sink | None, *, attempt: int) -> None:
         """Opens no file yet. `sink`: None sends nothing to MLflow."""
@@ -108,17 +87,12 @@ class Tracker:
 
     def completions(self, step: int, rows: Sequence[CompletionRow]) -> None:
         """Record a table of completions: a file of the run folder, then MLflow. No rows: nothing happens."""
-        if not rows:
-            return
-        path = self._folder.completions / f"step_{step:06d}_attempt_{self._attempt}.jsonl"
-        lines = [json.dumps(_plain_row(step, row), ensure_ascii=False) + "\n" for row in rows]
+        self._write_rows(self._folder.completions, step, [_plain_row(step, row) for row in rows], Table)
 
-        def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(lines), encoding="utf-8")
-
-        if self._survive(write):
-            self._send(path)
+    def traces(self, step: int, rows: Sequence[TraceRow]) -> None:
+        """Record what traces of a step are made of: a file of the run folder, then MLflow. No rows: nothing happens."""
+        plain = [{"step": step, "attempt": self._attempt, **asdict(row)} for row in rows]
+        self._write_rows(self._folder.traces, step, plain, Traces)
 
     def event(self, text: str) -> None:
         """Record something that happened: in the terminal and in `logs/events.log`."""
@@ -137,6 +111,21 @@ class Tracker:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._folder.events.open("a", encoding="utf-8") as log:
             log.write(f"{stamp} attempt {self._attempt}: {text}\n")
+
+    def _write_rows(
+        self, folder: Path, step: int, rows: Sequence[Mapping[str, Any]], item: type[Table | Traces]
+    ) -> None:
+        if not rows:
+            return
+        path = folder / f"step_{step:06d}_attempt_{self._attempt}.jsonl"
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines), encoding="utf-8")
+
+        if self._survive(write):
+            self._send(item(path))
 
     def _send(self, item: Item) -> None:
         if self._sink:

@@ -177,6 +177,9 @@ class FakeTracker:
     def completions(self, step: int, rows: Sequence[Any]) -> None:
         pass
 
+    def traces(self, step: int, rows: Sequence[Any]) -> None:
+        pass
+
     def event(self, text: str) -> None:
         self.events.append(text)
 
@@ -206,7 +209,7 @@ def fake_run(
         algorithm=AlgorithmConfig(group_size=2, groups_per_step=groups_per_step, **(algorithm or {})),
         evaluation=EvaluationConfig(tasks=0),
         checkpoint=CheckpointConfig(every=checkpoint_every, deadline_s=checkpoint_deadline_s),
-        tracking=TrackingConfig(mlflow=False, completions_every=0),
+        tracking=TrackingConfig(mlflow=False, completions_every=0, traces_per_step=0),
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     train = fake_tasks(tasks)

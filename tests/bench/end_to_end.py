@@ -157,6 +157,7 @@ def ours(work: Work, max_staleness: int, overrides: list[str], cwd: Path, deadli
         "checkpoint.every": 0,
         "tracking.mlflow": "false",
         "tracking.completions_every": 0,
+        "tracking.traces_per_step": 0,
     }
     words = [f"{key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "funicular.launch.cli", "train", "-c", RECIPE, *words, *overrides]

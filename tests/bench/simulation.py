@@ -102,7 +102,7 @@ async def simulate(
         ),
         evaluation=EvaluationConfig(tasks=0),
         checkpoint=CheckpointConfig(every=0),
-        tracking=TrackingConfig(mlflow=False, completions_every=0),
+        tracking=TrackingConfig(mlflow=False, completions_every=0, traces_per_step=0),
     )
     run = await _run(config, clock, learners, ledger, tracker, folder, generators)
     cpu, began = time.process_time(), time.monotonic()

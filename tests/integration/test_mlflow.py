@@ -6,6 +6,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ import yaml
 from funicular.launch.config import TrackingConfig
 from funicular.launch.metrics_sync import back_fill, sync_run
 from funicular.launch.progress import Progress
+from funicular.launch.rows import CompletionRow, TraceRow
 from funicular.launch.run_folder import RunFolder
-from funicular.launch.tracking import CompletionRow, Tracker, open_tracker
+from funicular.launch.tracking import Tracker, open_tracker
 
 pytestmark = pytest.mark.integration
 
@@ -32,6 +34,22 @@ ROW = CompletionRow(
     tokens=3,
     truncated=False,
     policy_version=4,
+)
+
+TRACE = TraceRow(
+    rollout=replace(ROW, details={"outcome": "ok", "level": "L3"}),
+    member=0,
+    messages=({"role": "user", "content": "1+1?"},),
+    verifier="code",
+    generator="generator-0",
+    prompt_tokens=5,
+    newest_version=4,
+    staleness=1,
+    issued_at=1.8e9,
+    generated_at=1.8e9 + 0.5,
+    scored_at=1.8e9 + 0.75,
+    generation_s=0.4,
+    scoring_s=0.2,
 )
 
 
@@ -79,6 +97,7 @@ def test_a_run_is_in_mlflow_with_everything_and_a_resumed_one_goes_on_in_it(fold
     for step in (1, 2, 3):
         tracker.log(step, {"reward/mean": step / 10, "policy/loss": float("nan")})
     tracker.completions(2, [ROW, ROW])
+    tracker.traces(2, [TRACE])
     tracker.event("a generator died")
     tracker.finish("killed")
     assert tracker.mlflow_dropped == 0
@@ -123,6 +142,27 @@ def test_a_run_is_in_mlflow_with_everything_and_a_resumed_one_goes_on_in_it(fold
     assert "zwei ✓" in table["data"][0]
     assert list(Path.cwd().iterdir()) == []
 
+    (trace,) = client.search_traces(locations=[note["experiment_id"]], run_id=note["run_id"])
+    assert trace.info.tags.items() >= {
+        ("step", "2"),
+        ("policy_version", "4"),
+        ("staleness", "1"),
+        ("status", "passed"),
+        ("sandbox_outcome", "ok"),
+        ("sandbox_level", "L3"),
+    }
+    assert {feedback.name: feedback.value for feedback in trace.info.assessments} == {
+        "reward": 1.0,
+        "verdict": "passed",
+    }
+    assert trace.info.execution_duration == 750
+    spans = {span.name: span for span in trace.data.spans}
+    assert list(spans) == ["rollout", "task", "generate", "score", "verdict"]
+    assert {span.parent_id for span in trace.data.spans} == {None, spans["rollout"].span_id}
+    assert spans["generate"].inputs == {"messages": [{"role": "user", "content": "1+1?"}]}
+    assert spans["generate"].end_time_ns == spans["score"].start_time_ns == 1_800_000_000_500_000_000
+    assert spans["verdict"].outputs == {"reward": 1.0, "status": "passed", "breakdown": {"correctness": 1.0}}
+
 
 def test_sync_sends_what_mlflow_lacks_once_and_only_the_highest_attempt(
     folder: RunFolder, nobody_listens: str, capsys: pytest.CaptureFixture[str]
@@ -131,18 +171,19 @@ def test_sync_sends_what_mlflow_lacks_once_and_only_the_highest_attempt(
     tracker.log(1, {"reward/mean": 0.1})
     tracker.log(2, {"reward/mean": 0.2})
     tracker.completions(2, [ROW])
+    tracker.traces(2, [TRACE, replace(TRACE, member=1, rollout=replace(ROW, reward=None, status="infra_error"))])
     tracker.begin_attempt(2, resumed_from_step=1)
     tracker.log(2, {"reward/mean": 0.3})
     tracker.finish("finished")
-    assert tracker.mlflow_dropped == 3 + 1 + 2, "records, a table, the tags of the second attempt"
+    assert tracker.mlflow_dropped == 3 + 1 + 1 + 1, "records, a table, traces, the tags of the second attempt"
     assert f"funicular metrics sync {folder.path}" in shown.getvalue()
     assert not folder.mlflow_run.exists()
 
-    assert back_fill(folder.path) == 2 * 4 + 1
+    assert back_fill(folder.path) == 2 * 4 + 1 + 2
     assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
     assert back_fill(folder.path) == 0
     assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
-    assert "sent 0 values and 0 tables" in capsys.readouterr().out
+    assert "sent 0 values, 0 tables of completions and 0 traces" in capsys.readouterr().out
 
 
 def test_sync_fills_gaps_between_what_a_live_run_sent(folder: RunFolder) -> None:
@@ -168,3 +209,27 @@ def test_the_sync_command_explains_a_wrong_folder_and_an_unreachable_server(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody_listens)
     assert sync_run(folder.path) == 1
     assert nobody_listens.removeprefix("http://").partition(":")[0] in capsys.readouterr().err
+
+
+def test_passwords_of_the_environment_are_neither_shown_nor_stored(
+    folder: RunFolder, nobody_listens: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody_listens.replace("://", "://user:geheim@"))
+    tracker, shown = open_(folder)
+    tracker.log(1, {"reward/mean": 0.1})
+    tracker.finish("finished")
+    assert sync_run(folder.path) == 1
+    said = capsys.readouterr()
+    assert "MLflow cannot be opened" in shown.getvalue()
+    assert "geheim" not in shown.getvalue() + said.out + said.err
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.path.parent}/mlflow.db")
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "HF_TOKEN"):
+        monkeypatch.setenv(name, "geheim")
+    tracker, _ = open_(folder)
+    tracker.log(1, {"reward/mean": 0.1})
+    tracker.finish("finished")
+    assert tracker.mlflow_dropped == 0
+    stored = [path for path in folder.path.parent.rglob("*") if path.is_file()]
+    assert folder.path.parent / "mlflow.db" in stored
+    assert [path for path in stored if b"geheim" in path.read_bytes()] == []

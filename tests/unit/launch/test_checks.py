@@ -301,6 +301,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"reward__network": ["corectness"]}, "reward.network", "Did you mean correctness?"),
         ({"reward__memory_mib": 1}, "reward.memory_mib", "at least"),
         ({"reward__functions": {"mine.py:f": 1.0}}, "reward.functions.mine.py:f", "there is no file"),
+        ({"tracking__mlflow_uri": "https://me:pw@host"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_PASSWORD"),
     ],
 )
 def test_a_broken_rule_names_its_key_and_the_way_out(
@@ -310,6 +311,13 @@ def test_a_broken_rule_names_its_key_and_the_way_out(
     found = problems(tmp_path, **values)
     assert set(found) == {key}
     assert says in found[key]
+
+
+def test_a_password_in_a_recipe_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (problem,) = check(changed(tracking__mlflow_uri="postgresql://me:geheim@host/db"), tmp_path)
+    assert "tracking.mlflow_uri=postgresql://host/db" in str(problem)
+    assert "geheim" not in str(problem)
+    assert check(changed(tracking__mlflow_uri="postgresql://me@host/db"), tmp_path) == []
 
 
 def test_broken_rules_come_all_at_once(tmp_path: Path) -> None:

@@ -137,8 +137,9 @@ def test_an_mlflow_that_refuses_and_one_that_accepts(mlflow_uri: str, monkeypatc
     assert doctor_services.mlflow_server(asked).status == "ok"
 
 
-def test_an_mlflow_that_is_not_there() -> None:
-    finding = doctor_services.mlflow_server(config("tracking.mlflow_uri=http://user:secret@127.0.0.1:1"))
+def test_an_mlflow_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:1")
+    finding = doctor_services.mlflow_server(config())
     assert_broken(finding, "ConnectionError", "Start the server")
     assert "secret" not in finding.said
 

@@ -20,10 +20,11 @@ from funicular.launch.mlflow_run import (
     public_uri,
     tracking_uri,
 )
-from funicular.launch.mlflow_sink import MlflowSink
+from funicular.launch.mlflow_sink import MlflowSink, Table, Traces
 from funicular.launch.progress import Progress
+from funicular.launch.rows import CompletionRow
 from funicular.launch.run_folder import RunFolder
-from funicular.launch.tracking import CompletionRow, Tracker
+from funicular.launch.tracking import Tracker
 
 ROW = CompletionRow(
     group_id="g1",
@@ -71,6 +72,7 @@ class FakeRun:
         self.records: list[Mapping[str, Any]] = []
         self.tags: dict[str, str] = {}
         self.tables: list[Path] = []
+        self.traces: list[Path] = []
         self.status: str | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -78,7 +80,7 @@ class FakeRun:
     def _check(self) -> None:
         assert self.gate.wait(30)
         if self.broken:
-            raise ConnectionError("server is down")
+            raise ConnectionError("API request to http://user:secret@mlflow/api failed: server is down")
 
     def begin(self, attempt: int) -> None:
         self._check()
@@ -94,6 +96,10 @@ class FakeRun:
     def log_table(self, path: Path) -> None:
         self._check()
         self.tables.append(path)
+
+    def log_traces(self, path: Path) -> None:
+        self._check()
+        self.traces.append(path)
 
     def finish(self, status: str) -> None:
         self._check()
@@ -219,9 +225,10 @@ def test_completions_are_in_the_run_folder_and_their_file_goes_to_mlflow(tmp_pat
     tracker, _ = make_tracker(tmp_path, sink, attempt=2)
     tracker.completions(5, [ROW])
     tracker.completions(10, [])
-    (path,) = sink.items
-    assert path.name == "step_000005_attempt_2.jsonl"
-    row = json.loads(path.read_text(encoding="utf-8"))
+    (table,) = sink.items
+    assert isinstance(table, Table)
+    assert table.path.name == "step_000005_attempt_2.jsonl"
+    row = json.loads(table.path.read_text(encoding="utf-8"))
     assert (row["step"], row["completion"], row["reward"]) == (5, "zwei ✓", None)
     assert json.loads(row["breakdown"]) == {"correctness": None}
 
@@ -250,12 +257,14 @@ def test_what_is_logged_before_mlflow_answers_is_sent_when_it_does(tmp_path: Pat
     sink, said = make_sink(tmp_path, run)
     for step in range(5):
         sink.put({"step": step})
-    sink.put(tmp_path / "table.jsonl")
+    sink.put(Table(tmp_path / "table.jsonl"))
+    sink.put(Traces(tmp_path / "traces.jsonl"))
     sink.begin_attempt(2, 4)
     run.gate.set()
     sink.close("FINISHED", deadline_s=30)
     assert [record["step"] for record in run.records] == [0, 1, 2, 3, 4]
     assert run.tables == [tmp_path / "table.jsonl"]
+    assert run.traces == [tmp_path / "traces.jsonl"]
     assert run.tags == {"attempt": "2", "resumed_from_step": "4"}
     assert run.status == "FINISHED"
     assert said == ["MLflow: http://mlflow/#/run"]
@@ -288,7 +297,8 @@ def test_a_server_that_dies_costs_what_was_sent_meanwhile_and_no_more(tmp_path: 
     sink.close("FAILED", deadline_s=30)
     assert [record["step"] for record in run.records] == [2]
     assert run.status == "FAILED"
-    assert any("ConnectionError: server is down; 1 dropped so far" in line for line in said)
+    assert any("//mlflow/api failed: server is down; 1 dropped so far" in line for line in said)
+    assert not any("secret" in line for line in said)
 
 
 def test_a_server_that_comes_late_gets_what_the_queue_kept(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Rules of section `tracking`: what types cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from funicular.launch.addresses import shown_address
+from funicular.launch.config import Config
+from funicular.launch.problems import Problem
+
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+
+
+def tracking_problems(config: Config) -> Iterator[Problem]:
+    """What makes a run impossible. Whether MLflow answers is no such thing: training does not need it."""
+    uri = config.tracking.mlflow_uri
+    if uri is not None and _PASSWORD.search(uri):
+        yield Problem(
+            key="tracking.mlflow_uri",
+            value=shown_address(uri),
+            expected="it holds a password, and recipes are stored with the run and shown in MLflow",
+            nearest="Leave it out there and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN, in the environment (PGPASSWORD for Postgres without a server)",
+        )

@@ -14,6 +14,7 @@ import torch
 from funicular.actors.config import LearnerConfig
 from funicular.actors.optimizers import make_optimizer
 from funicular.actors.schedules import make_schedule
+from funicular.cluster.rendezvous import interface_towards
 
 # DeepSpeed's defaults of 5e8 elements are made for GPUs; on a CPU they cost gigabytes and time.
 _CPU_SIZES = {
@@ -43,6 +44,8 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, *, time
         MASTER_ADDR=host,
         MASTER_PORT=str(port),
     )
+    if interface := interface_towards(host, port):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     import deepspeed
     import deepspeed.ops
 

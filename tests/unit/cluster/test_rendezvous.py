@@ -1,0 +1,25 @@
+"""The interface between ranks is the one that leads to the peer, whatever this node's name resolves to."""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+
+from funicular.cluster.rendezvous import interface_towards
+
+
+def test_the_interface_to_this_node_itself_is_the_loopback() -> None:
+    name = interface_towards("127.0.0.1", 29500)
+    assert name is not None
+    assert "127.0.0.1" in {one.address for one in psutil.net_if_addrs()[name]}
+
+
+def test_the_interface_to_an_address_of_a_card_is_that_card() -> None:
+    cards = {
+        one.address: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for one in addresses
+        if one.family is socket.AF_INET
+    }
+    assert {address: interface_towards(address, 29500) for address in cards} == cards

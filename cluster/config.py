@@ -15,6 +15,8 @@ class ClusterConfig:
     """Shared memory for payloads and weights, local Ray only."""
     use_gpu: bool | None = None
     """Run generators and learner on GPUs; null: where Ray sees GPUs and the installed torch is not a CPU build."""
+    room_deadline_s: float = 120.0
+    """Seconds that a run waits for CPUs, GPUs and roles that other jobs of the cluster hold, before it is refused."""
     buffer_deadline_s: float = 120.0
     """Seconds within which the rollout buffer must answer before it is replaced."""
     max_restarts: int = 10

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from funicular.cluster.config import ClusterConfig
 from funicular.cluster.roles import ROLES, SANDBOX
@@ -32,6 +34,16 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """Engines of one kind. Each is one actor, so all of its workers stand on one node."""
+
+    role: str
+    count: int
+    workers: int
+    """Of one engine: CPUs, GPUs where there are any, and units of its role."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What a recipe asks of the cluster."""
 
@@ -40,6 +52,7 @@ class Demand:
     """Needed where generators and learner run on GPUs."""
     roles: Mapping[str, int] = field(default_factory=dict)
     """Role to the number of engine workers or ranks; counts where the cluster offers the role."""
+    engines: tuple[Engines, ...] = ()
 
 
 def connect(config: ClusterConfig, demand: Demand) -> Session:
@@ -48,7 +61,8 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     A Ray of our own is told to have as many CPUs as the recipe asks for: on a laptop the parts share the cores.
 
     Raises:
-        ClusterTooSmall: before anything is started on the cluster.
+        ClusterTooSmall: before anything is started on the cluster; at once if it never could hold the recipe, after
+            `room_deadline_s` if others use it.
     """
     import ray
 
@@ -56,6 +70,8 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
+    # A variable that both the job and this process name has the same value in both; Ray refuses it otherwise
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     environment = {"env_vars": _worker_environment()}
     cpu_only = config.use_gpu is False or (config.use_gpu is None and _torch_is_cpu_build())
     if local:
@@ -80,12 +96,24 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
                 f"cluster.address={config.address}: no Ray cluster answers at {address}; start one there (ray start "
                 "--head), correct the address, or set cluster.address=local"
             ) from error
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    use_gpu = not cpu_only and (gpus > 0 or config.use_gpu is True)
-    offered = {role: int(resources[role]) for role in ROLES if role in resources}
-    _check(demand, cpus=int(resources.get("CPU", 0)), gpus=gpus if use_gpu else None, offered=offered)
-    return Session(use_gpu=use_gpu, roles=frozenset(offered))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    use_gpu = not cpu_only and (_total(nodes, "GPU") > 0 or config.use_gpu is True)
+    _refuse_too_small(demand, nodes, use_gpu=use_gpu)
+    if not local:
+        _wait_for_room(demand, _offered(nodes), config.room_deadline_s, use_gpu=use_gpu)
+    return Session(use_gpu=use_gpu, roles=_offered(nodes))
+
+
+def seen_by_actors(folder: Path) -> Path:
+    """How actors find a folder of the driver: from their own working directory, if the job brought it along.
+
+    Ray unpacks a job's working directory on each node, not always at the same place.
+    """
+    import ray
+
+    if ray.get_runtime_context().runtime_env.get("working_dir") and folder.is_relative_to(Path.cwd()):
+        return folder.relative_to(Path.cwd())
+    return folder
 
 
 def sandbox_cpus_by_node() -> dict[str, int]:
@@ -113,21 +141,63 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _check(demand: Demand, *, cpus: int, gpus: int | None, offered: Mapping[str, int]) -> None:
-    rows = [("CPU", demand.cpus, cpus)]
-    if gpus is not None:
-        rows.append(("GPU", demand.gpus, gpus))
-    rows += [(role, asked, offered[role]) for role, asked in demand.roles.items() if role in offered]
+def _total(nodes: Sequence[Mapping[str, float]], resource: str) -> int:
+    return int(sum(node.get(resource, 0.0) for node in nodes))
+
+
+def _offered(nodes: Sequence[Mapping[str, float]]) -> frozenset[str]:
+    """Roles that nodes are kept for."""
+    return frozenset(role for role in ROLES if any(role in node for node in nodes))
+
+
+def _asked(demand: Demand, offered: frozenset[str], *, use_gpu: bool) -> Iterator[tuple[str, int]]:
+    """Resource and how much of it the recipe asks for, of those that count."""
+    yield "CPU", demand.cpus
+    if use_gpu:
+        yield "GPU", demand.gpus
+    yield from ((role, asked) for role, asked in demand.roles.items() if role in offered)
+
+
+def _refuse_too_small(demand: Demand, nodes: Sequence[Mapping[str, float]], *, use_gpu: bool) -> None:
+    offered = _offered(nodes)
+    rows = [(name, asked, _total(nodes, name)) for name, asked in _asked(demand, offered, use_gpu=use_gpu)]
+    for kind in demand.engines:
+        needed = {"CPU", *({"GPU"} if use_gpu else ()), *({kind.role} & offered)}
+        room = sum(int(min(node.get(name, 0.0) for name in needed) // kind.workers) for node in nodes)
+        rows.append((f"{kind.role} engines of {kind.workers} on one node each", kind.count, room))
     if any(asked > there for _, asked, there in rows):
-        table = "\n".join(
-            f"  {name:<9} asked {asked:>4}  there {there:>4}  missing {max(0, asked - there):>4}"
-            for name, asked, there in rows
-        )
         raise ClusterTooSmall(
-            f"the cluster cannot hold this recipe:\n{table}\n"
+            f"the cluster cannot hold this recipe:\n{_table(rows, 'there')}\n"
             "Lower generator.count, generator.tensor_parallel_size, learner.ranks or reward.scorers, add nodes, or, "
             "if GPUs are what is missing, set cluster.use_gpu=false."
         )
+
+
+def _wait_for_room(demand: Demand, offered: frozenset[str], deadline_s: float, *, use_gpu: bool) -> None:
+    """Until what the recipe asks for is free: a run before this one, or another job, may still hold it."""
+    import ray
+
+    limit = time.monotonic() + deadline_s
+    while True:
+        free = ray.available_resources()
+        rows = [(name, asked, int(free.get(name, 0.0))) for name, asked in _asked(demand, offered, use_gpu=use_gpu)]
+        if all(asked <= there for _, asked, there in rows):
+            return
+        if time.monotonic() > limit:
+            raise ClusterTooSmall(
+                f"other jobs hold what this recipe needs, after {deadline_s:.0f} s:\n{_table(rows, 'free')}\n"
+                "`funicular status` lists the jobs of this cluster. Stop one, ask for less, or wait longer with "
+                "cluster.room_deadline_s."
+            )
+        time.sleep(1.0)
+
+
+def _table(rows: Sequence[tuple[str, int, int]], word: str) -> str:
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(
+        f"  {name:<{width}}  asked {asked:>4}  {word} {there:>4}  missing {max(0, asked - there):>4}"
+        for name, asked, there in rows
+    )
 
 
 def _torch_is_cpu_build() -> bool:

@@ -26,7 +26,7 @@ from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
-from funicular.cluster.session import Demand, sandbox_cpus_by_node
+from funicular.cluster.session import Demand, Engines, sandbox_cpus_by_node, seen_by_actors
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -54,7 +54,17 @@ def demand(config: Config) -> Demand:
     if teacher_scores_samples(config.distillation):
         roles[TEACHER] = config.distillation.count * config.distillation.tensor_parallel_size
     compute = sum(roles.values())
-    return Demand(cpus=compute + config.reward.scorers, gpus=compute, roles=roles)
+    engines = {GENERATOR: config.generator.tensor_parallel_size, TEACHER: config.distillation.tensor_parallel_size}
+    return Demand(
+        cpus=compute + config.reward.scorers,
+        gpus=compute,
+        roles=roles,
+        engines=tuple(
+            Engines(role=role, count=roles[role] // workers, workers=workers)
+            for role, workers in engines.items()
+            if role in roles
+        ),
+    )
 
 
 async def build(
@@ -145,7 +155,7 @@ def make_scorers(
         completions: of a group, at most; their time limits make a scorer's deadline.
     """
     return Scorers(
-        _scorer_maker(config, recipe_folder, pools),
+        _scorer_maker(config, seen_by_actors(recipe_folder), pools),
         count=config.reward.scorers,
         deadline_s=scoring_deadline_s(config.reward, completions, judge_deadline_s(config.sandbox)),
         streaks=ErrorStreaks(config.reward.max_consecutive_errors),

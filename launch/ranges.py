@@ -169,6 +169,7 @@ RANGES: dict[str, Range] = {
     "tracking.completions_rows": _COUNT,
     "tracking.traces_per_step": _MAYBE,
     "cluster.object_store_gib": Range(above=0),
+    "cluster.room_deadline_s": _SECONDS,
     "cluster.buffer_deadline_s": _SECONDS,
     "cluster.max_restarts": _MAYBE,
     "cluster.stall_deadline_s": _SECONDS,

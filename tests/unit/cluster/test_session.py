@@ -2,34 +2,88 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
 
 from funicular.cluster.roles import role_resources, small_cpus
-from funicular.cluster.session import ClusterTooSmall, Demand, _check, sandbox_cpus_by_node
+from funicular.cluster.session import (
+    ClusterTooSmall,
+    Demand,
+    Engines,
+    _refuse_too_small,
+    _wait_for_room,
+    sandbox_cpus_by_node,
+    seen_by_actors,
+)
+
+
+def node(**resources: float) -> dict[str, float]:
+    return resources
 
 
 def test_a_cluster_without_enough_gpus_is_refused_with_what_is_missing() -> None:
+    nodes = [node(CPU=32, GPU=2), node(CPU=32, GPU=2)]
     with pytest.raises(ClusterTooSmall, match=r"GPU +asked +8 +there +4 +missing +4"):
-        _check(Demand(cpus=4, gpus=8), cpus=64, gpus=4, offered={})
+        _refuse_too_small(Demand(cpus=4, gpus=8), nodes, use_gpu=True)
 
 
 def test_gpus_do_not_matter_to_a_run_on_cpu() -> None:
-    _check(Demand(cpus=4, gpus=8), cpus=4, gpus=None, offered={})
+    _refuse_too_small(Demand(cpus=4, gpus=8), [node(CPU=4)], use_gpu=False)
 
 
 def test_missing_cpus_are_named() -> None:
     with pytest.raises(ClusterTooSmall, match=r"CPU +asked +9 +there +4 +missing +5"):
-        _check(Demand(cpus=9, gpus=0), cpus=4, gpus=None, offered={})
+        _refuse_too_small(Demand(cpus=9, gpus=0), [node(CPU=4)], use_gpu=False)
 
 
 def test_nodes_kept_for_a_role_must_hold_its_parts_and_other_roles_do_not_matter() -> None:
     demand = Demand(cpus=1, gpus=8, roles={"learner": 4, "generator": 4})
-    _check(demand, cpus=8, gpus=8, offered={"learner": 4})
+    _refuse_too_small(demand, [node(CPU=8, GPU=8, learner=4)], use_gpu=True)
     with pytest.raises(ClusterTooSmall, match=r"learner +asked +4 +there +3 +missing +1"):
-        _check(demand, cpus=8, gpus=8, offered={"learner": 3, "sandbox": 16})
+        _refuse_too_small(demand, [node(CPU=8, GPU=8, learner=3), node(sandbox=16)], use_gpu=True)
+
+
+def test_an_engine_that_fits_on_no_single_node_is_refused_though_all_nodes_together_would_do() -> None:
+    demand = Demand(cpus=16, gpus=16, engines=(Engines(role="generator", count=2, workers=8),))
+    _refuse_too_small(demand, [node(CPU=8, GPU=8), node(CPU=8, GPU=8)], use_gpu=True)
+    row = r"generator engines of 8 on one node each +asked +2 +there +0 +missing +2"
+    with pytest.raises(ClusterTooSmall, match=row):
+        _refuse_too_small(demand, [node(CPU=8, GPU=4)] * 4, use_gpu=True)
+
+
+def test_engines_stand_only_where_their_role_is_offered() -> None:
+    demand = Demand(cpus=4, gpus=0, roles={"generator": 4}, engines=(Engines(role="generator", count=1, workers=4),))
+    _refuse_too_small(demand, [node(CPU=8), node(CPU=4, generator=4)], use_gpu=False)
+    with pytest.raises(ClusterTooSmall, match=r"on one node each +asked +1 +there +0"):
+        _refuse_too_small(demand, [node(CPU=8), node(CPU=4, generator=2), node(generator=2)], use_gpu=False)
+
+
+def test_a_run_waits_for_what_another_job_holds_and_then_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([{"CPU": 1.0}, {"CPU": 1.0, "learner": 2.0}, {"CPU": 4.0, "learner": 2.0}])
+    monkeypatch.setattr(ray, "available_resources", lambda: next(free))
+    monkeypatch.setattr("funicular.cluster.session.time.sleep", lambda _: None)
+    _wait_for_room(Demand(cpus=3, gpus=0, roles={"learner": 2}), frozenset({"learner"}), 60, use_gpu=False)
+    assert next(free, None) is None
+
+
+def test_what_stays_taken_is_refused_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ClusterTooSmall, match=r"CPU +asked +3 +free +2 +missing +1"):
+        _wait_for_room(Demand(cpus=3, gpus=0), frozenset(), 0.0, use_gpu=False)
+
+
+@pytest.mark.parametrize(("shipped", "seen"), [({"working_dir": "gcs://x.zip"}, "rewards"), ({}, None)])
+def test_a_folder_that_came_with_the_job_is_named_from_the_actors_own_copy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shipped: dict[str, str], seen: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env=shipped))
+    folder = tmp_path / "rewards"
+    assert seen_by_actors(folder) == (Path(seen) if seen else folder)
+    assert seen_by_actors(Path("/elsewhere")) == Path("/elsewhere")
 
 
 def test_an_actor_asks_for_its_role_only_where_nodes_offer_it() -> None:

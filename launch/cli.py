@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from funicular.launch.eval_options import add_eval, eval_options
 from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
+from funicular.launch.submit_options import ANYWHERE, add_job_commands, add_submit, submit_options
 from funicular.launch.verify_options import add_verify, at_least, verify_options
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
+    "submit": (),
+    "status": (),
+    "logs": (),
+    "stop": (),
     "score": (),
     "eval": (),
     "plan": (),
@@ -32,6 +37,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
 }
 _WITH_OVERRIDES = (
     "train",
+    "submit",
     "score",
     "eval",
     "plan",
@@ -64,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if command == "train":
         return _train(options.recipes, rest)
+    if command == "submit":
+        return _submit(options, rest)
+    if command in ("status", "logs", "stop"):
+        return _job_command(options)
     if command == "score":
         return _score(options.recipes, rest, options.output)
     if command == "eval":
@@ -108,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     train = commands.add_parser("train", help="train as a recipe says", allow_abbrev=False)
     _takes_recipes(train)
+    add_submit(commands, _takes_recipes)
+    add_job_commands(commands)
 
     score = commands.add_parser("score", help="score a file of completions as a recipe says", allow_abbrev=False)
     _takes_recipes(score, "COMPLETIONS.jsonl [--output FILE]")
@@ -224,6 +236,35 @@ def _train(recipes: Sequence[str], overrides: Sequence[str]) -> int:
     from funicular.launch.train import train
 
     return train(loaded)
+
+
+def _submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    try:
+        how = submit_options(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    loaded = _load(options.recipes, overrides, elsewhere=ANYWHERE)
+    if loaded is None:
+        return USAGE_ERROR
+    from funicular.launch.ray_token import use_token
+
+    use_token()
+    from funicular.launch.submit import submit
+
+    return submit(loaded, options.recipes, overrides, how)
+
+
+def _job_command(options: argparse.Namespace) -> int:
+    from funicular.launch.ray_token import use_token
+
+    use_token()
+    from funicular.launch.job_commands import logs, status, stop
+
+    if options.command == "logs":
+        return logs(options.address, options.job, until_end=options.follow)
+    command = status if options.command == "status" else stop
+    return command(options.address, options.job, as_json=options.as_json)
 
 
 def _score(recipes: Sequence[str], words: Sequence[str], output: Path | None) -> int:

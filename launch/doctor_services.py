@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from funicular.launch.config import Config
 from funicular.launch.finding import Finding, broken, doubtful, ok
+from funicular.launch.ray_token import TOKEN_FIX, token_place
 from funicular.rewards.verifiers import SANDBOXED
 
 ANSWER_S = 20.0
 """Seconds within which a service must answer."""
-_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def service_findings(config: Config) -> Iterator[Finding]:
@@ -42,18 +42,14 @@ def ray_token(config: Config) -> Finding:
         return ok("ray token", "not needed: Ray is started by the run")
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         return ok("ray token", "RAY_AUTH_MODE=disabled")
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if os.environ.get("RAY_AUTH_TOKEN"):
+    place = token_place()
+    if place == "RAY_AUTH_TOKEN":
         return ok("ray token", "RAY_AUTH_TOKEN is set")
-    file = Path(path) if path else _TOKEN_FILE.expanduser()
-    if file.is_file() and file.read_text().strip():
-        return ok("ray token", f"in {file}")
+    if place is not None:
+        return ok("ray token", f"in {place}")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     where = f"RAY_AUTH_TOKEN_PATH={path} is no file with a token" if path else "no token here"
-    fix = (
-        "Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token (`ray get-auth-token` on its head), or "
-        "RAY_AUTH_MODE=disabled if it has none"
-    )
-    return broken("ray token", where, fix)
+    return broken("ray token", where, TOKEN_FIX)
 
 
 def ray_cluster(config: Config) -> Finding:

@@ -30,6 +30,8 @@ class LoadedRecipe:
     directory."""
     text: str
     """The whole resolved recipe as YAML that can be read again; a comment says where a value comes from."""
+    files: tuple[Path, ...]
+    """Absolute paths of the files in the order in which they took effect, packaged ones among them."""
     sources: tuple[str, ...]
     """Files in the order in which they took effect, then the overrides."""
     origins: Mapping[str, str]
@@ -74,7 +76,7 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
         problem
         for problem in _placed(check(config, folder), typed.origins)
         if wrong.isdisjoint(_owner(key) for key in (problem.key, *problem.related))
-        and not (elsewhere and problem.key in PATHS and str(get(config, problem.key)).startswith(f"{elsewhere}/"))
+        and not (elsewhere and problem.key in PATHS and Path(str(get(config, problem.key))).is_relative_to(elsewhere))
     ]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
@@ -82,6 +84,7 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
         config=config,
         folder=folder,
         text=render(config, typed.origins),
+        files=tuple(found.files),
         sources=(*(display(path) for path in found.files), *overrides),
         origins=typed.origins,
         warnings=tuple(_placed(warn(config), typed.origins)),

@@ -108,8 +108,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         if self._placement is None:
             self.model.load_weights((name, view.to(self.device)) for name, view in _views(bucket, update_info))
         else:
-            for name, view in _views(bucket, update_info):
-                self._placement.put(name, view)
+            self._placement.put(dict(_views(bucket, update_info)))
         self.received.extend(name for name, *_ in update_info.tensors)
 
     @property

@@ -2,8 +2,8 @@
 
 vLLM's own reload takes every layer off its memory, loads into fresh memory and copies back. Where the tensors of a
 checkpoint are the rows of vLLM's parameters, as `engine_tensors` says, they can be copied to where they belong instead.
-On CPU, where a linear layer multiplies by a packed copy, its tensors are put together and packed, and nothing else is
-kept.
+On CPU, where a linear layer multiplies by a packed copy, its tensors are packed from where they lie if they follow each
+other there, as q, k and v do; else they are put together first. Nothing else is kept.
 
 Nothing keeps a view of what it was given, so that the memory of a bucket may be used again after `put`.
 """
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,33 +38,39 @@ class Placement:
 
     def __init__(self, model: Any) -> None:
         self._places: dict[str, list[tuple[str, Any, Part]]] = defaultdict(list)
-        self._tensors: dict[str, set[str]] = defaultdict(set)
+        self._weights: dict[str, list[Part]] = defaultdict(list)
         for module_name, module, part in parts_in_use(model):
             self._places[part.tensor].append((module_name, module, part))
             if part.parameter == "weight":
-                self._tensors[module_name].add(part.tensor)
+                self._weights[module_name].append(part)
         self._spare: dict[torch.Size, torch.Tensor] = {}
         self.begin()
 
     def begin(self) -> None:
         """Forget what was under way: a whole weight set comes."""
         self._assemblies: dict[str, _Assembly] = {}
+        self._packed: set[str] = set()
         self._outdated: dict[str, Any] = {}
         self.packing_seconds = 0.0
         """Spent since then on packing for matrix kernels."""
 
     @torch.no_grad()
-    def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy this worker's piece of one tensor of the checkpoint to every place where it is used."""
-        for module_name, module, part in self._places[name]:
-            parameter = getattr(module, part.parameter)
-            source = piece(module, part, tensor)
-            if parameter.numel() == 0:
-                self._assemble(module_name, module, part, source)
-            else:
-                parameter.data[part.rows][: source.shape[0]].copy_(source)  # rows beyond are a vocabulary's padding
-                if part.parameter == "weight" and multiplies_by_packed_copy(module):
-                    self._outdated[module_name] = module
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy this worker's pieces of tensors of the checkpoint to every place where they are used."""
+        for name, tensor in tensors.items():
+            for module_name, module, part in self._places[name]:
+                parameter = getattr(module, part.parameter)
+                source = piece(module, part, tensor)
+                if parameter.numel() > 0:
+                    parameter.data[part.rows][: source.shape[0]].copy_(source)  # rows beyond are a vocabulary's padding
+                    if part.parameter == "weight" and multiplies_by_packed_copy(module):
+                        self._outdated[module_name] = module
+                elif module_name not in self._packed:
+                    whole = self._where_it_lies(module_name, tensors)
+                    if whole is None:
+                        self._assemble(module_name, module, part, source)
+                    else:
+                        self._pack(module_name, module, whole)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -71,26 +79,38 @@ class Placement:
             self._process(module)
         self._outdated.clear()
 
+    def _where_it_lies(self, module_name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """The whole weight of a layer as a view, if its tensors are among these, uncut, one right after the other."""
+        parts = self._weights[module_name]
+        if any(part.shards > 1 or part.tensor not in tensors for part in parts):
+            return None
+        pieces = [tensors[part.tensor] for part in parts]
+        if any(first.data_ptr() + first.nbytes != second.data_ptr() for first, second in pairwise(pieces)):
+            return None
+        rows, width = sum(len(one) for one in pieces), pieces[0].shape[1]
+        return pieces[0].as_strided((rows, width), (width, 1))
+
     def _assemble(self, module_name: str, module: Any, part: Part, source: torch.Tensor) -> None:
-        tensors = self._tensors[module_name]
-        if len(tensors) == 1:
-            self._pack(module, source.contiguous())
+        parts = self._weights[module_name]
+        if len(parts) == 1:
+            self._pack(module_name, module, source.contiguous())
             return
         assembly = self._assemblies.get(module_name)
         if assembly is None:
             shape = torch.Size((module.output_size_per_partition, module.input_size_per_partition))
             weight = self._spare.pop(shape, None)
             weight = torch.empty(shape, dtype=source.dtype) if weight is None else weight
-            assembly = _Assembly(weight, set(tensors))
+            assembly = _Assembly(weight, {part.tensor for part in parts})
             self._assemblies[module_name] = assembly
         assembly.weight[part.rows].copy_(source)
         assembly.missing.discard(part.tensor)
         if not assembly.missing:
             del self._assemblies[module_name]
-            self._pack(module, assembly.weight)
+            self._pack(module_name, module, assembly.weight)
             self._spare[assembly.weight.shape] = assembly.weight  # fresh memory would cost more than the copy into it
 
-    def _pack(self, module: Any, weight: torch.Tensor) -> None:
+    def _pack(self, module_name: str, module: Any, weight: torch.Tensor) -> None:
+        self._packed.add(module_name)
         module.weight = torch.nn.Parameter(weight, requires_grad=False)
         self._process(module)
         if module.weight.numel() > 0:

@@ -3,10 +3,10 @@
     python tests/bench/end_to_end.py --trl FOLDER
     python tests/bench/end_to_end.py --trl FOLDER --dtype bfloat16 --max-staleness 0 1
 
-`--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL's
-trainer generates with transformers,
-its way without a second engine. Both sample at temperature 1 and train every group; the first step is not timed. Memory
-is the proportional set size of all the variant's processes together, read once a second.
+`--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL's trainer generates with
+transformers, its way without a second engine. Both sample at temperature 1; the first step is not timed. Ours leaves
+out groups whose gradient is 0. Memory is the proportional set size of all the variant's processes together, read once a
+second: in all, and above what the same processes take when they have only imported what they need.
 """
 
 from __future__ import annotations
@@ -20,17 +20,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 RECIPE = "embedded"
+TRL_IMPORTS = ("import torch, accelerate, datasets, transformers; from trl import GRPOConfig, GRPOTrainer",)
+OUR_IMPORTS = (
+    "import funicular.launch.build, funicular.launch.train",
+    "import ray; ray.init(address='local', include_dashboard=False, logging_level='ERROR', log_to_driver=False)",
+    "import funicular.actors.learner, deepspeed, transformers",
+    "import funicular.actors.generator, transformers, vllm.v1.engine.async_llm",
+    "import vllm.v1.engine.core, vllm.v1.worker.cpu_worker, funicular.actors.vllm_compat",
+    "import funicular.actors.scorer, ray",
+    "import funicular.actors.buffer, ray",
+)
+"""Of the driver, Ray, learner, generator, engine, scorer and buffer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,8 @@ class Outcome:
     """Of a step; a prompt counts once for each completion."""
     completion_tokens: float
     peak_gib: float
+    memory: dict[str, float]
+    """GiB at the peak by kind of process."""
     parts: dict[str, float]
     """Seconds of a step by part."""
 
@@ -80,46 +90,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class PeakMemory:
-    """Largest proportional set size of a process and all below it, from a thread."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self._ended = threading.Event()
-        self.bytes = 0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(1.0):
-            self.bytes = max(self.bytes, self._now())
-
-    def _now(self) -> int:
-        try:
-            processes = [self._process, *self._process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return 0
-        total = 0
-        for process in processes:
-            try:
-                total += process.memory_full_info().pss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue  # it ended since it was listed
-        return total
-
-    def stop(self) -> int:
-        """End, and return the peak."""
-        self._ended.set()
-        self._thread.join()
-        return self.bytes
-
-
-def run(command: list[str], cwd: Path, environment: dict[str, str], deadline_s: float) -> int:
-    """Run a variant to its end and return its peak memory.
+def run(command: list[str], cwd: Path, environment: dict[str, str], deadline_s: float) -> dict[str, float]:
+    """Run a variant to its end; GiB by kind of process at its peak.
 
     Raises:
         RuntimeError: it failed, with the end of what it said.
     """
+    from tests.bench.process_memory import PeakMemory
+
     with (cwd / "output").open("w+") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -132,11 +110,11 @@ def run(command: list[str], cwd: Path, environment: dict[str, str], deadline_s: 
             process.wait(120)
             raise RuntimeError(f"not done within {deadline_s:.0f} s") from None
         finally:
-            peak = memory.stop()
+            memory.stop()
         if status:
             output.seek(0)
             raise RuntimeError(f"exit status {status}: ...{output.read()[-2000:]}")
-    return peak
+    return {kind: size / GIB for kind, size in memory.parts.items()}
 
 
 def ours(work: Work, max_staleness: int, overrides: list[str], cwd: Path, deadline_s: float) -> Outcome:
@@ -161,7 +139,7 @@ def ours(work: Work, max_staleness: int, overrides: list[str], cwd: Path, deadli
     }
     words = [f"{key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "funicular.launch.cli", "train", "-c", RECIPE, *words, *overrides]
-    peak = run(command, cwd, dict(os.environ), deadline_s)
+    memory = run(command, cwd, dict(os.environ), deadline_s)
     steps = [line for line in read_metrics(cwd / "run" / "metrics.jsonl") if "time/step_s" in line][1:]
 
     def mean(name: str) -> float:
@@ -173,7 +151,8 @@ def ours(work: Work, max_staleness: int, overrides: list[str], cwd: Path, deadli
         completions_per_s=completions / mean("time/step_s"),
         prompt_tokens=completions * mean("rollout/prompt_len_mean"),
         completion_tokens=completions * mean("rollout/completion_len_mean"),
-        peak_gib=peak / GIB,
+        peak_gib=sum(memory.values()),
+        memory=memory,
         parts={
             "wait": mean("time/wait_groups_s"),
             "learn": mean("time/learn_s"),
@@ -187,8 +166,8 @@ def trl(work: Work, folder: str, cwd: Path, deadline_s: float) -> Outcome:
     path = [str(ROOT), folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "TRL_EXPERIMENTAL_SILENCE": "1"}
     command = [sys.executable, __file__, "--child", json.dumps(asdict(work) | {"result": str(cwd / "result.json")})]
-    peak = run(command, cwd, environment, deadline_s)
-    return Outcome(**json.loads((cwd / "result.json").read_text()), peak_gib=peak / GIB)
+    memory = run(command, cwd, environment, deadline_s)
+    return Outcome(**json.loads((cwd / "result.json").read_text()), peak_gib=sum(memory.values()), memory=memory)
 
 
 def trl_child(given: dict[str, Any]) -> None:
@@ -311,14 +290,27 @@ def parameters_of(recipe: str) -> int:
     return count
 
 
-def show(name: str, outcome: Outcome, bound_s: float, base: Outcome | None) -> None:
-    """One line, and its parts."""
-    against = "" if base is None else f"{base.step_s / outcome.step_s:>7.2f}x{outcome.peak_gib / base.peak_gib:>9.2f}x"
-    parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in outcome.parts.items())
+def show(name: str, outcome: Outcome, imports_gib: float, bound_s: float) -> None:
+    """One line, its parts, and where memory was at its peak."""
     print(
         f"{name:<34}{outcome.step_s:>8.2f}{outcome.completions_per_s:>10.2f}"
         f"{outcome.completion_tokens:>8.0f}{outcome.prompt_tokens:>8.0f}{outcome.peak_gib:>8.2f}"
-        f"{outcome.step_s / bound_s:>9.1f}x{against:>18}  {parts}",
+        f"{outcome.peak_gib - imports_gib:>8.2f}{outcome.step_s / bound_s:>9.1f}x",
+        flush=True,
+    )
+    if outcome.parts:
+        print("  seconds: " + ", ".join(f"{part} {seconds:.2f}" for part, seconds in outcome.parts.items()))
+    largest = sorted(outcome.memory.items(), key=lambda item: -item[1])
+    print("  GiB: " + ", ".join(f"{kind} {size:.2f}" for kind, size in largest if size >= 0.05), flush=True)
+
+
+def compare(name: str, outcome: Outcome, imports_gib: float, base: tuple[str, Outcome, float]) -> None:
+    """A variant against one of TRL."""
+    other, trl_outcome, trl_imports_gib = base
+    above = (outcome.peak_gib - imports_gib) / (trl_outcome.peak_gib - trl_imports_gib)
+    print(
+        f"  {name}: {trl_outcome.step_s / outcome.step_s:.2f} x the steps per second of {other}, "
+        f"{outcome.peak_gib / trl_outcome.peak_gib:.2f} x its memory, {above:.2f} x its memory above imports",
         flush=True,
     )
 
@@ -327,12 +319,20 @@ def main() -> None:
     """Measure what the command line asks for."""
     options = arguments()
     sys.path.insert(0, str(ROOT))
+    from tests.bench.process_memory import imports_bytes
+
     if options.child:
         trl_child(json.loads(options.child))
         return
     print("command: python", " ".join(map(shlex.quote, sys.argv)))
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     count = parameters_of(RECIPE)
+    imports = {"ours": imports_bytes(OUR_IMPORTS) / GIB}
+    if options.trl:
+        with_trl = f"import sys; sys.path.insert(0, {options.trl!r}); {TRL_IMPORTS[0]}"
+        imports["TRL"] = imports_bytes([with_trl]) / GIB
+    print("imports alone, GiB: " + ", ".join(f"{name} {size:.2f}" for name, size in imports.items()))
+    bases: list[tuple[str, Outcome, float]] = []
     for dtype in options.dtype:
         work = Work(
             steps=options.steps,
@@ -345,12 +345,11 @@ def main() -> None:
         )
         rate = product_rate(dtype, work.threads)
         print(f"\n{dtype} products: {rate / 1e9:.0f} GFLOP/s; {count / 1e6:.0f} million parameters")
-        head = f"{'':<34}{'step s':>8}{'compl./s':>10}{'tokens':>8}{'prompt':>8}{'GiB':>8}{'of bound':>10}"
-        print(head + f"{'speed, memory of TRL':>22}")
-        base: Outcome | None = None
+        head = f"{'':<34}{'step s':>8}{'compl./s':>10}{'tokens':>8}{'prompt':>8}{'GiB':>8}{'above':>8}{'of bound':>10}"
+        print(head)
         variants: list[tuple[str, Any]] = []
         if options.trl:
-            variants.append(("TRL GRPOTrainer", lambda cwd, w=work: trl(w, options.trl, cwd, options.deadline_s)))
+            variants.append(("TRL", lambda cwd, w=work: trl(w, options.trl, cwd, options.deadline_s)))
         for staleness in options.max_staleness:
             variants.append(
                 (
@@ -367,8 +366,13 @@ def main() -> None:
                     continue
             # 2 N a token to generate, 6 N to learn, of prompts and completions alike.
             bound_s = 8 * count * (outcome.prompt_tokens + outcome.completion_tokens) / rate
-            show(name, outcome, bound_s, base)
-            base = base or (outcome if name.startswith("TRL") else None)
+            imports_gib = imports[name.partition(",")[0]]
+            show(name, outcome, imports_gib, bound_s)
+            if name == "TRL":
+                bases.append((f"TRL, {dtype}", outcome, imports_gib))
+                continue
+            for base in bases:
+                compare(name, outcome, imports_gib, base)
 
 
 if __name__ == "__main__":

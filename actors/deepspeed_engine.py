@@ -179,6 +179,11 @@ def whole_gradient(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor |
     return safe_get_full_grad(parameter)
 
 
+def is_partitioned(parameters: Iterable[torch.nn.Parameter]) -> bool:
+    """Whether ZeRO-3 has shared any of them out."""
+    return any(hasattr(p, "ds_id") for p in parameters)
+
+
 def gathered(parameters: Iterable[torch.nn.Parameter], *, writes: bool = False) -> AbstractContextManager[Any]:
     """Make whole the parameters that ZeRO-3 has partitioned; a collective. Nothing to do for the other stages.
 
@@ -186,7 +191,7 @@ def gathered(parameters: Iterable[torch.nn.Parameter], *, writes: bool = False) 
         writes: what rank 0 has written into them stays, on all ranks.
     """
     parameters = list(parameters)
-    if not any(hasattr(p, "ds_id") for p in parameters):
+    if not is_partitioned(parameters):
         return nullcontext()
     import deepspeed
 

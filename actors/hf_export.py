@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from funicular.actors.deepspeed_engine import gathered
+from funicular.actors.deepspeed_engine import gathered, is_partitioned
 from funicular.actors.lora import trained_parts
 from funicular.actors.weight_packing import Weight, cut_buckets
 
@@ -69,8 +69,7 @@ def _write_weights(weights: Sequence[Weight], dtype: torch.dtype, folder: Path, 
         for weight in shard:
             with gathered(weight.parts):
                 if writes:
-                    # A copy: the gathered tensor goes away, and weights must not share memory in the file.
-                    tensors[weight.name] = weight.value().to("cpu", dtype, copy=True).contiguous()
+                    tensors[weight.name] = _lasting(weight, dtype)
         if writes:
             save_file(tensors, folder / name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, name)
@@ -78,6 +77,14 @@ def _write_weights(weights: Sequence[Weight], dtype: torch.dtype, folder: Path, 
     if writes and not one:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _lasting(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+    """The weight on the host, copied only where it must be: what was gathered goes away, and safetensors refuses
+    tensors that lie in one memory."""
+    value = weight.value()
+    alone = value.untyped_storage().nbytes() == value.nbytes
+    return value.to("cpu", dtype, copy=is_partitioned(weight.parts) or not alone).contiguous()
 
 
 def _write_adapter(causal_lm: Any, lora: Any, folder: Path, *, writes: bool) -> None:

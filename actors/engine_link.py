@@ -48,10 +48,19 @@ class EngineLink:
         """Get ready to receive a whole weight set, whatever an earlier one left behind."""
         await self._engine.collective_rpc("funicular_begin_update")
 
-    async def load(self, bucket: Bucket, published_hash: int, tensors: Sequence[TensorEntry]) -> list[Loaded]:
-        """Have every worker hash a bucket and, if that is right, load its tensors."""
+    async def load(
+        self, bucket: Bucket, published_hash: int, tensors: Sequence[TensorEntry], upcoming: Bucket | None
+    ) -> list[Loaded]:
+        """Have every worker hash a bucket and, if that is right, load its tensors.
+
+        Args:
+            upcoming: the one that comes next, if it is there: they hash it meanwhile.
+        """
         rows = [(entry.name, list(entry.shape), entry.dtype, entry.offset, entry.nbytes) for entry in tensors]
-        args = (bucket.path, bucket.offset, bucket.nbytes, bucket.lasts, published_hash, rows)
+        following = None
+        if upcoming is not None and upcoming.lasts:
+            following = (upcoming.path, upcoming.offset, upcoming.nbytes)
+        args = (bucket.path, bucket.offset, bucket.nbytes, bucket.lasts, published_hash, rows, following)
         answers = await self._engine.collective_rpc("funicular_load_bucket", args=args)
         return [
             Loaded(seen_hash=seen, hash_seconds=hashing, load_seconds=loading, packing_seconds=packing)

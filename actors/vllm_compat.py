@@ -19,6 +19,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -76,12 +77,14 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self._bucket: torch.Tensor | None = None
         self._placement: Placement | None = None
         self._mappings = Mappings()
+        self._hashing = ThreadPoolExecutor(1, "bucket hash")
+        self._hashed_ahead: tuple[tuple[str, int, int], Future[int]] | None = None
         self.received: list[str] = []
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        self._bucket = None
+        self._bucket = self._hashed_ahead = None
         self.received = []
         if self._placement is None and can_place(self.model):
             self._placement = Placement(self.model)
@@ -93,13 +96,22 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
     def open_bucket(self, path: str, offset: int, nbytes: int, lasts: bool) -> int:
         """Map a bucket and return the xxh3_64 of its bytes as this worker sees them."""
-        import xxhash
+        self._bucket = self._map(path, offset, nbytes, lasts)
+        ahead, self._hashed_ahead = self._hashed_ahead, None
+        if ahead is not None and ahead[0] == (path, offset, nbytes):
+            return ahead[1].result()
+        return _hash(self._bucket)
 
+    def hash_ahead(self, path: str, offset: int, nbytes: int) -> None:
+        """Begin with the hash of the bucket that is opened next: another core does it while this one is loaded."""
+        bucket = self._map(path, offset, nbytes, lasts=True)
+        self._hashed_ahead = ((path, offset, nbytes), self._hashing.submit(_hash, bucket))
+
+    def _map(self, path: str, offset: int, nbytes: int, lasts: bool) -> torch.Tensor:
         mapping = self._mappings.map(path, lasts=lasts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that it is not writable
-            self._bucket = torch.frombuffer(mapping, dtype=torch.uint8, count=nbytes, offset=offset)
-        return xxhash.xxh3_64_intdigest(self._bucket.numpy().data)
+            return torch.frombuffer(mapping, dtype=torch.uint8, count=nbytes, offset=offset)
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         bucket, self._bucket = self._bucket, None
@@ -126,7 +138,14 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             _repack_tied_head(self.model)
 
     def shutdown(self) -> None:
-        self._bucket = None
+        self._bucket = self._hashed_ahead = None
+        self._hashing.shutdown()
+
+
+def _hash(bucket: torch.Tensor) -> int:
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(bucket.numpy().data)  # without the interpreter's lock
 
 
 def _views(bucket: torch.Tensor, update_info: ShmUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
@@ -195,14 +214,26 @@ class WorkerExtension:
         self.start_weight_update()
 
     def funicular_load_bucket(
-        self, path: str, offset: int, nbytes: int, lasts: bool, published_hash: int, tensors: list[Any]
+        self,
+        path: str,
+        offset: int,
+        nbytes: int,
+        lasts: bool,
+        published_hash: int,
+        tensors: list[Any],
+        upcoming: tuple[str, int, int] | None,
     ) -> tuple[int, float, float, float]:
-        """Hash a bucket and, if it is as published, load its tensors: (hash seen, and three durations)."""
+        """Hash a bucket and, if it is as published, load its tensors: (hash seen, and three durations).
+
+        `upcoming`: path, offset and bytes of the next one, if its place is known and lasts.
+        """
         engine = self.weight_transfer_engine
         began = time.perf_counter()
         seen = engine.open_bucket(path, offset, nbytes, lasts)
         hashed = time.perf_counter()
         packing = engine.packing_seconds
+        if upcoming is not None:
+            engine.hash_ahead(*upcoming)
         if seen == published_hash:
             self.update_weights({"tensors": tensors})
         packing = engine.packing_seconds - packing

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -30,6 +32,9 @@ from funicular.actors.weights import (
     WeightSyncError,
     canary_tolerance,
 )
+
+_FETCHED_AHEAD = 2
+"""Buckets on their way or waiting while one is loaded."""
 
 
 class WeightInstaller:
@@ -147,36 +152,40 @@ class WeightInstaller:
         check_manifest(manifest, self._expected)
 
     async def _load(self, published: PublishedWeights, clock: _Clock) -> None:
-        """Bytes to parameters; the next bucket is fetched while the workers load one."""
+        """Bytes to parameters; while one bucket is loaded the next is hashed, if it is there, and another fetched."""
         manifest = published.manifest
         await self._engine.begin()
         clock.lap("start")
-        upcoming = asyncio.create_task(self._buckets.open(published, 0))
+        following = iter(range(len(manifest.bucket_sizes)))
+        coming = deque(asyncio.create_task(self._buckets.open(published, i)) for i in islice(following, _FETCHED_AHEAD))
         opened = []  # while they are held the object store cannot spill what a loader may still have views of
         try:
             for index in range(len(manifest.bucket_sizes)):
                 self._stage = "bucket"
-                bucket = await upcoming
+                bucket = await coming.popleft()
                 opened.append(bucket)
                 self._fetched_bytes += bucket.fetched_bytes
                 clock.lap("fetch")
                 try:
-                    if index + 1 < len(manifest.bucket_sizes):
-                        upcoming = asyncio.create_task(self._buckets.open(published, index + 1))
-                    await self._load_bucket(manifest, index, bucket, clock)
+                    for further in islice(following, 1):
+                        coming.append(asyncio.create_task(self._buckets.open(published, further)))
+                    await self._load_bucket(manifest, index, bucket, _if_there(coming), clock)
                 finally:
                     bucket.close()
         finally:
-            await _discard(upcoming)
+            for task in coming:
+                await _discard(task)
         self._stage = "load"
         check_received(manifest, await self._engine.received())
         clock.split(packing=await self._engine.finish(), rest="finish")
 
-    async def _load_bucket(self, manifest: Manifest, index: int, bucket: Bucket, clock: _Clock) -> None:
+    async def _load_bucket(
+        self, manifest: Manifest, index: int, bucket: Bucket, upcoming: Bucket | None, clock: _Clock
+    ) -> None:
         self._stage = "load"
         published = manifest.bucket_hashes[index]
         tensors = [entry for entry in manifest.tensors if entry.bucket == index]
-        loaded = await self._engine.load(bucket, published, tensors)
+        loaded = await self._engine.load(bucket, published, tensors, upcoming)
         self._stage = "bucket"
         for rank, worker in enumerate(loaded):
             if worker.seen_hash != published:
@@ -261,6 +270,13 @@ class _Clock:
 
     def _add(self, part: str, seconds: float) -> None:
         self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+
+
+def _if_there(coming: Sequence[asyncio.Task[Bucket]]) -> Bucket | None:
+    """The bucket that is awaited next; None: it has not come, or did not."""
+    if coming and coming[0].done() and not coming[0].cancelled() and coming[0].exception() is None:
+        return coming[0].result()
+    return None
 
 
 async def _discard(upcoming: asyncio.Task[Bucket]) -> None:

@@ -164,7 +164,13 @@ class FakeEngineLink:
 
         await self._call("begin", effect)
 
-    async def load(self, bucket: FakeBucket, published_hash: int, tensors: Sequence[TensorEntry]) -> list[Loaded]:
+    async def load(
+        self,
+        bucket: FakeBucket,
+        published_hash: int,
+        tensors: Sequence[TensorEntry],
+        upcoming: FakeBucket | None,
+    ) -> list[Loaded]:
         version, index, *damage = bucket.path.split("/")
         name = TENSORS[int(index)]
         seen = 0 if damage else value(int(version), name)

@@ -88,6 +88,11 @@ class Store:
                 return {}
             return json.loads(self._read(folder_name(step), EVALUATION))
 
+    def manifest(self, step: int) -> bytes:
+        """A checkpoint's manifest, as it stands there."""
+        with self._trying(f"cannot read {folder_name(step)} of"):
+            return self._read(folder_name(step), MANIFEST)
+
     def upload(self, folder: Path, *, until: float, failed: Callable[[str], None]) -> None:
         """Copy a complete checkpoint; the manifest last. Tries again what fails.
 

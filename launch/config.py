@@ -140,6 +140,12 @@ class TrackingConfig:
     """Rows of such a table."""
     traces_per_step: int = 2
     """Rollouts of each step that become traces in MLflow, from task to verdict, drawn by chance; 0: none."""
+    registered_model: str | None = None
+    """Name in MLflow's model registry under which the final and the best model are entered; null: nowhere."""
+    upload_model: bool = False
+    """Copy the final model to MLflow too; else the entry says where it lies."""
+    system_metrics: bool = True
+    """CPU, memory and GPUs of every node as metrics of each step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,7 @@ from pathlib import Path
 from funicular.actors.errors import RunStopped
 from funicular.launch.evaluate import evaluate
 from funicular.launch.run import Run
-from funicular.launch.run_folder import RunFolder
-
-STEP_FILE = "funicular.json"
+from funicular.launch.run_folder import MODEL_STEP, RunFolder
 
 
 async def finish(run: Run, folder: RunFolder) -> None:
@@ -31,7 +29,7 @@ async def finish(run: Run, folder: RunFolder) -> None:
     scratch = folder.path / "model.tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     await run.learners.export(str(scratch))
-    (scratch / STEP_FILE).write_text(json.dumps({"step": run.step}) + "\n")
+    (scratch / MODEL_STEP).write_text(json.dumps({"step": run.step}) + "\n")
     shutil.rmtree(folder.model, ignore_errors=True)
     scratch.rename(folder.model)
     run.accounts.ledger.append("finished", step=run.step, reason="max_steps")
@@ -40,13 +38,11 @@ async def finish(run: Run, folder: RunFolder) -> None:
         await run.checkpoints.measured(run.step, run.last_evaluation)
     await run.checkpoints.settle()
     run.report_checkpoints()
+    run.tracker.models()
     if missing := run.checkpoints.not_stored:
         raise RunStopped(f"{missing}. The model is in {folder.model}; the same command once more tries the copy again")
 
 
 def model_of_step(folder: RunFolder, step: int) -> Path | None:
     """The run's model if it is that of `step`; None if there is none, or an older one."""
-    mark = folder.model / STEP_FILE
-    if not mark.is_file() or json.loads(mark.read_text())["step"] != step:
-        return None
-    return folder.model
+    return folder.model if folder.model_step == step else None

@@ -27,13 +27,13 @@ def sync_run(run_dir: Path) -> int:
 
 
 def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
-    """Complete the MLflow run of `run_dir` from its `metrics.jsonl`, tables and traces.
+    """Complete the MLflow run of `run_dir` from its `metrics.jsonl`, tables, traces and models.
 
     Of each step the highest attempt counts. Sending twice changes nothing: a value is known by name, step and
     time. The run is made if MLflow never had it, and ended if no driver works in the folder any more.
 
     Returns:
-        How many values, tables and traces were sent.
+        How many values, tables, traces and models were sent.
 
     Raises:
         ValueError: `run_dir` is no run folder.
@@ -60,11 +60,15 @@ def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
         run.log_table(path)
     known = run.traces()
     traces = sum(run.log_traces(path, known) for path in sorted(folder.traces.glob("*.jsonl")))
-    say(f"sent {values} values, {len(tables)} tables of completions and {traces} traces that MLflow did not have")
+    models = run.register_models()
+    say(
+        f"sent {values} values, {len(tables)} tables of completions, {traces} traces and {models} models "
+        "that MLflow did not have"
+    )
     if run.status == "RUNNING" and not _has_driver(folder):
         run.finish("FINISHED" if folder.model.exists() else "KILLED")
     say(run.link)
-    return values + len(tables) + traces
+    return values + len(tables) + traces + models
 
 
 def _has_driver(folder: RunFolder) -> bool:

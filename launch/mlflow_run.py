@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
+from funicular.launch.checkpoint_store import open_store
 from funicular.launch.environment import environment_report
 from funicular.launch.metrics_file import RECORD_KEYS
+from funicular.launch.mlflow_models import model_links, register
 from funicular.launch.mlflow_traces import MlflowTraces
 from funicular.launch.run_folder import CodeVersion, RunFolder, code_version
 
@@ -197,6 +199,17 @@ class MlflowRun:
     def traces(self) -> frozenset[str]:
         """Ids of the traces that the run has."""
         return MlflowTraces(self.uri, self.experiment_id, self.run_id).known()
+
+    def register_models(self) -> int:
+        """Register what models the run folder has now, if the recipe names a registered model; how many were new."""
+        config = yaml.safe_load(self._folder.config.read_text(encoding="utf-8"))
+        name = config["tracking"].get("registered_model")  # folders of earlier versions do not say
+        if name is None:
+            return 0
+        checkpoint = config["checkpoint"]
+        store = open_store(checkpoint["path"], config["name"]) if checkpoint["path"] else None
+        links = model_links(self._folder, checkpoint["best_metric"], store)
+        return register(self._client, self.run_id, name, links, upload=config["tracking"]["upload_model"])
 
     @property
     def status(self) -> str:

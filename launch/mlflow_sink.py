@@ -50,7 +50,12 @@ class Tags:
     tags: Mapping[str, str]
 
 
-Item = Mapping[str, Any] | Table | Traces | Tags
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Whatever models stand in the run folder now are to be registered."""
+
+
+Item = Mapping[str, Any] | Table | Traces | Tags | Models
 """A record of metrics.jsonl, or one of the above."""
 
 
@@ -190,7 +195,7 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {public_uri(first)[:300]}"  # MLflow's own errors name the URI with its password
 
 
-def _send_one(run: MlflowRun, item: Table | Traces | Tags) -> None:
+def _send_one(run: MlflowRun, item: Table | Traces | Tags | Models) -> None:
     match item:
         case Table(path):
             run.log_table(path)
@@ -198,3 +203,5 @@ def _send_one(run: MlflowRun, item: Table | Traces | Tags) -> None:
             run.log_traces(path)
         case Tags(tags):
             run.tag(tags)
+        case Models():
+            run.register_models()

@@ -11,6 +11,7 @@ logs/            events.log, tables of completions, what traces are made of, log
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 
 GIT_DEADLINE_S = 5.0
+MODEL_STEP = "funicular.json"
+"""File of the model's folder that names its step."""
 
 
 class RunFolderLockedError(RuntimeError):
@@ -74,6 +77,12 @@ class RunFolder:
     def model(self) -> Path:
         """The trained model; exists once it is exported."""
         return self.path / "model"
+
+    @property
+    def model_step(self) -> int | None:
+        """The step of the trained model; None if there is none."""
+        mark = self.model / MODEL_STEP
+        return json.loads(mark.read_text())["step"] if mark.is_file() else None
 
     @property
     def logs(self) -> Path:

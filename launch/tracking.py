@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from funicular.launch.config import TrackingConfig
 from funicular.launch.metrics_file import MetricsFile
 from funicular.launch.mlflow_run import MlflowTarget, metric_name, tracking_uri
-from funicular.launch.mlflow_sink import Item, MlflowSink, Table, Traces
+from funicular.launch.mlflow_sink import Item, MlflowSink, Models, Table, Traces
 from funicular.launch.progress import Progress
 from funicular.launch.rows import CompletionRow, TraceRow
 from funicular.launch.run_folder import RunFolder
@@ -93,6 +93,10 @@ class Tracker:
         """Record what traces of a step are made of: a file of the run folder, then MLflow. No rows: nothing happens."""
         plain = [{"step": step, "attempt": self._attempt, **asdict(row)} for row in rows]
         self._write_rows(self._folder.traces, step, plain, Traces)
+
+    def models(self) -> None:
+        """Have the run's models registered in MLflow, if the recipe names a registered model."""
+        self._send(Models())
 
     def event(self, text: str) -> None:
         """Record something that happened: in the terminal and in `logs/events.log`."""

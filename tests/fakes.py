@@ -180,6 +180,9 @@ class FakeTracker:
     def traces(self, step: int, rows: Sequence[Any]) -> None:
         pass
 
+    def models(self) -> None:
+        self.events.append("models to be registered")
+
     def event(self, text: str) -> None:
         self.events.append(text)
 

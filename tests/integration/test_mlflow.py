@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from funicular.launch.checkpoint_files import EVALUATION, MANIFEST, folder_name, write_manifest
 from funicular.launch.config import TrackingConfig
 from funicular.launch.metrics_sync import back_fill, sync_run
+from funicular.launch.mlflow_models import LINK
 from funicular.launch.progress import Progress
 from funicular.launch.rows import CompletionRow, TraceRow
-from funicular.launch.run_folder import RunFolder
+from funicular.launch.run_folder import MODEL_STEP, RunFolder
 from funicular.launch.tracking import Tracker, open_tracker
 
 pytestmark = pytest.mark.integration
@@ -60,7 +64,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     created = RunFolder.create(tmp_path / "runs" / "a")
-    recipe = {"name": "a", "seed": 3, "tracking": {"mlflow_uri": None, "experiment": "tests"}}
+    tracking = {"mlflow_uri": None, "experiment": "tests", "registered_model": None, "upload_model": False}
+    recipe = {"name": "a", "seed": 3, "tracking": tracking}
     created.config.write_text(yaml.safe_dump(recipe))
     return created
 
@@ -125,6 +130,8 @@ def test_a_run_is_in_mlflow_with_everything_and_a_resumed_one_goes_on_in_it(fold
         "seed": "3",
         "tracking.mlflow_uri": "None",
         "tracking.experiment": "tests",
+        "tracking.registered_model": "None",
+        "tracking.upload_model": "False",
     }
     assert run.data.tags["attempt"] == "2"
     assert run.data.tags["resumed_from_step"] == "2"
@@ -183,7 +190,7 @@ def test_sync_sends_what_mlflow_lacks_once_and_only_the_highest_attempt(
     assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
     assert back_fill(folder.path) == 0
     assert history(folder, "reward/mean") == [(1, 0.1), (2, 0.3)]
-    assert "sent 0 values, 0 tables of completions and 0 traces" in capsys.readouterr().out
+    assert "sent 0 values, 0 tables of completions, 0 traces and 0 models" in capsys.readouterr().out
 
 
 def test_sync_fills_gaps_between_what_a_live_run_sent(folder: RunFolder) -> None:
@@ -233,3 +240,61 @@ def test_passwords_of_the_environment_are_neither_shown_nor_stored(
     stored = [path for path in folder.path.parent.rglob("*") if path.is_file()]
     assert folder.path.parent / "mlflow.db" in stored
     assert [path for path in stored if b"geheim" in path.read_bytes()] == []
+
+
+def checkpoint(folder: RunFolder, step: int, pass_at_1: float) -> Path:
+    """A complete checkpoint with one file, measured."""
+    path = folder.checkpoints / folder_name(step)
+    path.mkdir(parents=True)
+    (path / "weights").write_text(f"weights of step {step}")
+    write_manifest(path, step)
+    (path / EVALUATION).write_text(json.dumps({"eval/held_out/pass_at_1": pass_at_1}))
+    return path
+
+
+def test_the_final_and_the_best_model_are_registered_once_with_run_place_and_digest(folder: RunFolder) -> None:
+    from mlflow import MlflowClient
+
+    recipe = yaml.safe_load(folder.config.read_text())
+    recipe["checkpoint"] = {"path": None, "best_metric": "eval/held_out/pass_at_1"}
+    recipe["tracking"]["registered_model"] = "sums"
+    folder.config.write_text(yaml.safe_dump(recipe))
+    best = checkpoint(folder, 2, 0.9)
+    checkpoint(folder, 3, 0.4)
+    (folder.model / "adapter").mkdir(parents=True)
+    (folder.model / "adapter" / "model.safetensors").write_bytes(b"weights")
+    (folder.model / MODEL_STEP).write_text('{"step": 3}')
+
+    tracker, _ = open_(folder)
+    tracker.log(3, {"reward/mean": 0.1})
+    tracker.models()
+    tracker.finish("finished")
+    assert tracker.mlflow_dropped == 0
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent}/mlflow.db")
+    run_id = json.loads(folder.mlflow_run.read_text())["run_id"]
+    final = client.get_model_version_by_alias("sums", "final")
+    command = "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+    shown = subprocess.run(command, shell=True, cwd=folder.model, capture_output=True, text=True, check=True)
+    assert final.run_id == run_id
+    assert final.tags == {
+        "step": "3",
+        "path": str(folder.model),
+        "format": "hugging_face",
+        "sha256": shown.stdout.split()[0],
+        "eval/held_out/pass_at_1": "0.4",
+    }
+    version = client.get_model_version_by_alias("sums", "best")
+    assert (version.tags["step"], version.tags["path"], version.tags["format"]) == ("2", str(best), "checkpoint")
+    assert version.tags["sha256"] == hashlib.sha256((best / MANIFEST).read_bytes()).hexdigest()
+    link = Path(client.download_artifacts(run_id, version.source.removeprefix(f"runs:/{run_id}/")))
+    assert [file.name for file in link.iterdir()] == [LINK], "no weights were copied"
+    assert back_fill(folder.path) == 0
+    assert len(client.search_model_versions("name = 'sums'")) == 2
+
+    recipe["tracking"] |= {"registered_model": "copied", "upload_model": True}
+    folder.config.write_text(yaml.safe_dump(recipe))
+    assert back_fill(folder.path) == 2
+    source = client.get_model_version_by_alias("copied", "final").source
+    copied = Path(client.download_artifacts(run_id, source.removeprefix(f"runs:/{run_id}/")))
+    assert (copied / "adapter" / "model.safetensors").read_bytes() == b"weights"

@@ -97,9 +97,8 @@ def test_a_server_killed_in_mid_run_holds_up_nothing_and_back_filling_completes_
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     folder = RunFolder.create(tmp_path / "runs" / "a")
-    folder.config.write_text(
-        yaml.safe_dump({"name": "a", "tracking": {"mlflow_uri": None, "experiment": "outage"}}), encoding="utf-8"
-    )
+    tracking = {"mlflow_uri": None, "experiment": "outage", "registered_model": None}
+    folder.config.write_text(yaml.safe_dump({"name": "a", "tracking": tracking}), encoding="utf-8")
     config = TrackingConfig(experiment="outage")
     tracker = open_tracker(folder, config, Progress(9, io.StringIO()), run_name="a", attempt=1)
     client = MlflowClient(tracking_uri=server.uri)

@@ -301,6 +301,8 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"reward__network": ["corectness"]}, "reward.network", "Did you mean correctness?"),
         ({"reward__memory_mib": 1}, "reward.memory_mib", "at least"),
         ({"reward__functions": {"mine.py:f": 1.0}}, "reward.functions.mine.py:f", "there is no file"),
+        ({"tracking__registered_model": "a/b"}, "tracking.registered_model", "none with / or :"),
+        ({"tracking__upload_model": True}, "tracking.upload_model", "Set tracking.registered_model"),
         ({"tracking__mlflow_uri": "https://me:pw@host"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_PASSWORD"),
     ],
 )

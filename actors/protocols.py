@@ -51,6 +51,13 @@ class Teaching(Protocol):
         """Metrics since the last call."""
 
 
+class Watching(Protocol):
+    """What nodes do (`cluster/node_monitors.py`)."""
+
+    async def metrics(self) -> dict[str, float]:
+        """Metrics since the last call."""
+
+
 class Buffering(Protocol):
     """The rollout buffer (`actors/buffers.py`)."""
 

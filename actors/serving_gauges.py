@@ -11,7 +11,7 @@ from funicular.actors.serving_stats import ServingStats, StatCollector
 
 PERIOD_S = 5.0
 
-_COUNTERS = {
+COUNTERS = {
     "tokens": ("tokens", "Tokens generated"),
     "prompt_tokens": ("prompt_tokens", "Prompt tokens looked up in the prefix cache"),
     "prompt_tokens_cached": ("cached_prompt_tokens", "Prompt tokens found in the prefix cache"),
@@ -22,6 +22,12 @@ _COUNTERS = {
     "gaps": ("inter_tokens", "Outputs of a request after its first"),
 }
 """Field of ServingStats to name and description."""
+GAUGES = {
+    "running": "Requests computed at the same time",
+    "waiting": "Requests that wait inside the engine",
+    "kv_cache_frac": "Part of the KV cache in use",
+}
+"""Name to description."""
 
 
 class ServingGauges:
@@ -35,10 +41,8 @@ class ServingGauges:
             metric.set_default_tags(tags)
             return metric
 
-        self._counters = {field: made(Counter, name, text) for field, (name, text) in _COUNTERS.items()}
-        self._running = made(Gauge, "running", "Requests computed at the same time")
-        self._waiting = made(Gauge, "waiting", "Requests that wait inside the engine")
-        self._cache = made(Gauge, "kv_cache_frac", "Part of the KV cache in use")
+        self._counters = {field: made(Counter, name, text) for field, (name, text) in COUNTERS.items()}
+        self._gauges = {name: made(Gauge, name, text) for name, text in GAUGES.items()}
         self._collector = StatCollector(waiting_outside=lambda: 0)
         self._told_at = time.monotonic()
 
@@ -55,6 +59,6 @@ class ServingGauges:
             if value := getattr(stats, field):  # Ray refuses to count 0
                 counter.inc(value)
         if scheduler is not None:
-            self._running.set(scheduler.num_running_reqs)
-            self._waiting.set(scheduler.num_waiting_reqs)
-            self._cache.set(scheduler.kv_cache_usage)
+            self._gauges["running"].set(scheduler.num_running_reqs)
+            self._gauges["waiting"].set(scheduler.num_waiting_reqs)
+            self._gauges["kv_cache_frac"].set(scheduler.kv_cache_usage)

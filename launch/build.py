@@ -25,6 +25,7 @@ from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
+from funicular.cluster.node_monitors import NodeMonitors
 from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
 from funicular.cluster.session import Demand, Engines, sandbox_cpus_by_node, seen_by_actors
 from funicular.cluster.supervise import RestartBudget
@@ -118,6 +119,7 @@ async def build(
         ),
         teachers=teachers,
         given=given,
+        nodes=NodeMonitors() if config.tracking.system_metrics else None,
         snapshot=prepared.snapshot,
     )
 

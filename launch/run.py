@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from funicular.actors.errors import RunStopped
-from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring, Teaching
+from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring, Teaching, Watching
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints, Snapshot
@@ -45,6 +45,8 @@ class Run:
     """None: no teacher scores what the student samples."""
     given: Generating | None = None
     """Gives training tasks their completions; None: generators sample them."""
+    nodes: Watching | None = None
+    """None: the recipe wants no metrics of nodes."""
     snapshot: Snapshot | None = None
     """What the next attempt begins from; None: the initial model."""
     buffer: Buffering = field(init=False)

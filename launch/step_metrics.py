@@ -52,9 +52,9 @@ def step_metrics(
 
 
 async def parts_metrics(run: Run) -> dict[str, float]:
-    """What generators, scorers and teachers say of themselves since the last step."""
-    metrics = await run.generators.metrics() | await run.scorers.metrics()
-    return metrics | (await run.teachers.metrics() if run.teachers else {})
+    """What generators, scorers, teachers and nodes say of themselves since the last step."""
+    parts = [part for part in (run.generators, run.scorers, run.teachers, run.nodes) if part]
+    return {name: value for part in parts for name, value in (await part.metrics()).items()}
 
 
 def waiting_metrics(waited_s: float, step_s: float) -> dict[str, float]:

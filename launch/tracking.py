@@ -1,4 +1,5 @@
-"""What the loop tells about a run, and where it goes: `metrics.jsonl` first, then the terminal, then MLflow.
+"""What the loop tells about a run, and where it goes: `metrics.jsonl` first, then the terminal, Prometheus and
+MLflow.
 
 Nothing here raises on behalf of training: a full disk, a closed terminal or an unreachable server is reported
 and counted (`tracking/*`), and the run goes on.
@@ -23,6 +24,7 @@ from funicular.launch.mlflow_sink import Item, MlflowSink, Models, Table, Traces
 from funicular.launch.progress import Progress
 from funicular.launch.rows import CompletionRow, TraceRow
 from funicular.launch.run_folder import RunFolder
+from funicular.launch.step_gauges import StepGauges
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +45,26 @@ class Sink(Protocol):
 class Tracker:
     """Metrics, tables of completions, traces and events of one run."""
 
-    def __init__(self, folder: RunFolder, progress: Progress, sink: Sink | None, *, attempt: int) -> None:
-        """Opens no file yet. `sink`: None sends nothing to MLflow."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        sink: Sink | None,
+        *,
+        attempt: int,
+        gauges: StepGauges | None = None,
+    ) -> None:
+        """Opens no file yet.
+
+        Args:
+            sink: None sends nothing to MLflow.
+            gauges: None tells Prometheus nothing.
+        """
         self._folder = folder
         self._progress = progress
         self._sink = sink
         self._attempt = attempt
+        self._gauges = gauges
         self._file = MetricsFile(folder.metrics, progress.error)
         self._nonfinite = 0
         self._errors = 0
@@ -83,6 +99,8 @@ class Tracker:
         record["tracking/errors"] = float(self._errors + self._file.errors)
         self._survive(lambda: self._file.append(record))
         self._survive(lambda: self._progress.step(step, finite))
+        if gauges := self._gauges:
+            self._survive(lambda: gauges.set(step, finite))
         self._send(record)
 
     def completions(self, step: int, rows: Sequence[CompletionRow]) -> None:
@@ -169,7 +187,7 @@ def open_tracker(
             resumed_from_step=resumed_from_step,
             say=progress.event,
         )
-    return Tracker(folder, progress, sink, attempt=attempt)
+    return Tracker(folder, progress, sink, attempt=attempt, gauges=StepGauges(run_name))
 
 
 def _is_finite(value: object) -> bool:

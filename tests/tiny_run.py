@@ -26,7 +26,7 @@ generator: {max_prompt_tokens: 96, max_completion_tokens: 12, max_sequences: 16,
 learner: {learning_rate: 1e-3, cpu_threads: 1, micro_batch_tokens: 512}
 evaluation: {tasks: 4}
 checkpoint: {every: 2}
-tracking: {mlflow: false, completions_every: 0}
+tracking: {mlflow: false, completions_every: 0, traces_per_step: 0, system_metrics: false}
 cluster: {object_store_gib: 0.2}
 """
 

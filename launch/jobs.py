@@ -29,6 +29,12 @@ RUN, RUN_DIR, MLFLOW = "funicular_run", "funicular_run_dir", "funicular_mlflow"
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _RAY_STOP_WAIT_S = 3
 """Ray's own, where a job does not say."""
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray with a line for each file sent and each connection closed."""
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -104,8 +110,8 @@ class Jobs:
     def __init__(self, address: str) -> None:
         # Ray's client lets this variable win over what it is given
         os.environ["RAY_API_SERVER_ADDRESS"] = address
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # one line for each file that they send
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.address = address
         with self._errors():
             self._client = _Client(address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -120,22 +120,25 @@ class EngineMembers:
         Later states count only when no member is still starting.
         """
 
-        def found() -> list[Member]:
-            for state in states:
-                members = [m for m in self._members if m.state == state]
-                if members or any(m.state == "starting" for m in self._members):
-                    return members
-            return []
-
         deadline_s = 2 * self._start_deadline_s
         try:
             async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(lambda: bool(found()) or self._fatal is not None)
-                if self._fatal is not None:
-                    raise self._fatal
-                return min(found(), key=attrgetter("in_flight"))
+                while (found := self._fatal or self._least_loaded_in(states)) is None:
+                    await self._changed.wait()
         except TimeoutError as error:
             raise RunStopped(f"no {self._role} could serve for {deadline_s:.0f} s") from error
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _least_loaded_in(self, states: Sequence[str]) -> Member | None:
+        for state in states:
+            members = (member for member in self._members if member.state == state)
+            if found := min(members, key=attrgetter("in_flight"), default=None):
+                return found
+            if any(member.state == "starting" for member in self._members):
+                return None
+        return None
 
     def _work(self, member: Member, change: int) -> None:
         """A request begins (1) or ends (-1) there."""

@@ -54,7 +54,7 @@ def model_links(folder: RunFolder, best_metric: str, store: Store | None) -> lis
     final = folder.model_step
     if final is not None and final not in evaluations:
         logged = {record["step"]: record for record in read_metrics(folder.metrics)}.get(final, {})
-        evaluations[final] = {key: value for key, value in logged.items() if key.startswith("eval/")}
+        evaluations[final] = _measured(logged)
     values = {step: found.get(best_metric) for step, found in evaluations.items()}
     best = next(iter(kept(values, keep_last=0, keep_best=1)), None)
     links = []
@@ -125,10 +125,15 @@ def _evaluations(folder: RunFolder, store: Store | None) -> dict[int, Mapping[st
     for path in folder.checkpoints.glob("step_*"):
         step, file = step_of(path.name), path / EVALUATION
         if step is not None and (path / MANIFEST).is_file() and file.is_file():
-            found[step] = json.loads(file.read_text())
+            found[step] = _measured(json.loads(file.read_text()))
     if store:
-        found |= {step: measured for step in store.steps() if (measured := store.evaluation(step))}
+        found |= {step: measured for step in store.steps() if (measured := _measured(store.evaluation(step)))}
     return found
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of the metrics of an evaluation what it measured, without its seconds."""
+    return {key: value for key, value in metrics.items() if key.startswith("eval/")}
 
 
 def _checkpoint(folder: RunFolder, step: int, metrics: Mapping[str, float], store: Store | None) -> ModelLink:

@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MlflowSer
         yield from _serving(tmp_path, f"sqlite:///{tmp_path}/server.db")
         return
     if importlib.util.find_spec("psycopg2") is None:
-        pytest.skip("no psycopg2: pip install 'funicular[postgres]'")
+        pytest.skip("no psycopg2: it is in the extra postgres")
     try:
         with postgres() as database:
             yield from _serving(tmp_path, database)

@@ -9,6 +9,11 @@ from typing import Any
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.images import is_vision_model
 
+CPU_BLOCK = 32
+"""Tokens of a block of the KV cache. vLLM's is 128 on CPU: a shorter prompt would be computed once for each completion.
+"""
+IN_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Executor of one worker on CPU. By its short name vLLM would start one process more, only to bind threads."""
 _GIB = 1 << 30
 
 
@@ -69,18 +74,18 @@ def start_engine(
 def _set_environment(config: GeneratorConfig, *, use_gpu: bool) -> None:
     """What vLLM reads from the environment, in this process and in those that it starts."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.update(
-        VLLM_NO_USAGE_STATS="1",
-        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
-        VLLM_ENGINE_READY_TIMEOUT_S=str(int(config.start_deadline_s)),
-        HF_HUB_OFFLINE="1",
-    )
-    if use_gpu:
-        return
-    # By default one core per worker is kept from computing.
-    os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", TORCHDYNAMO_DISABLE="1")
-    os.environ["OMP_NUM_THREADS"] = str(worker_threads(config))
+    os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(int(config.start_deadline_s))
+    os.environ.update(engine_environment(config, use_gpu=use_gpu))
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
+
+
+def engine_environment(config: GeneratorConfig, *, use_gpu: bool) -> dict[str, str]:
+    """What every engine of ours has in its environment."""
+    found = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "HF_HUB_OFFLINE": "1"}
+    if not use_gpu:  # by default one core per worker is kept from computing
+        found |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+        found["OMP_NUM_THREADS"] = str(worker_threads(config))
+    return found
 
 
 def worker_threads(config: GeneratorConfig) -> int:
@@ -91,15 +96,11 @@ def worker_threads(config: GeneratorConfig) -> int:
 
 
 def _on_cpu(config: GeneratorConfig) -> dict[str, Any]:
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-    one_worker = config.tensor_parallel_size == 1
     return {
         "kv_cache_memory_bytes": int(config.kv_cache_gib * _GIB),
-        "block_size": 32,  # vLLM's is 128 here: a prompt below that would be computed once for each completion
+        "block_size": CPU_BLOCK,
         "enforce_eager": True,  # compiling costs minutes on CPU and gains nothing there
-        # vLLM would start one process more, only to bind threads.
-        "distributed_executor_backend": UniProcExecutor if one_worker else "mp",
+        "distributed_executor_backend": IN_PROCESS if config.tensor_parallel_size == 1 else "mp",
     }
 
 

@@ -12,6 +12,7 @@ import torch
 
 from funicular.actors.deepspeed_engine import gathered, is_partitioned
 from funicular.actors.lora import trained_parts
+from funicular.actors.prompts import chat_template_text, load_tokenizer
 from funicular.actors.weight_packing import Weight, cut_buckets
 
 _SHARD_BYTES = 4 << 30
@@ -20,7 +21,14 @@ _COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
 
 
 def export_model(
-    causal_lm: Any, weights: Sequence[Weight], source: Path, folder: Path, *, lora: Any, writes: bool
+    causal_lm: Any,
+    weights: Sequence[Weight],
+    source: Path,
+    folder: Path,
+    *,
+    chat_template: str,
+    lora: Any,
+    writes: bool,
 ) -> None:
     """Write merged weights, configuration, tokenizer and chat template; adapters besides in `adapter/`.
 
@@ -28,12 +36,14 @@ def export_model(
 
     Args:
         source: the initial model's folder, whose tokenizer and configuration files are copied.
+        chat_template: `model.chat_template`: the exported tokenizer renders messages as training did.
         lora: peft's LoraConfig, or None.
     """
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         _copy_files(source, folder)
         _write_configs(causal_lm, folder)
+        write_chat_template(folder, chat_template)
     _write_weights(weights, causal_lm.dtype, folder, writes=writes)
     if lora is not None:
         _write_adapter(causal_lm, lora, folder / "adapter", writes=writes)
@@ -54,6 +64,15 @@ def _write_configs(causal_lm: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if not (folder / "generation_config.json").exists():
         causal_lm.generation_config.save_pretrained(folder)
+
+
+def write_chat_template(folder: Path, chat_template: str) -> None:
+    """Have the folder's tokenizer render messages as `model.chat_template` says."""
+    tokenizer = load_tokenizer(str(folder))
+    if chat_template == "auto" and tokenizer.chat_template is not None:
+        return  # what was copied is right already, several templates by name included
+    tokenizer.chat_template = chat_template_text(tokenizer, chat_template)
+    tokenizer.save_pretrained(folder)
 
 
 def _write_weights(weights: Sequence[Weight], dtype: torch.dtype, folder: Path, *, writes: bool) -> None:

@@ -51,6 +51,7 @@ class LearnerRank:
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         distillation: None: there is no teacher.
         teacher_folder: of a teacher that stands in the ranks; None: none does.
+        chat_template: `model.chat_template`, for the exported model.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LearnerRank:
         optimizer_steps: int | None = None,
         distillation: DistillationConfig | None = None,
         teacher_folder: str | None = None,
+        chat_template: str = "auto",
     ) -> None:
         self._rank = rank
         self._world_size = world_size
@@ -77,6 +79,7 @@ class LearnerRank:
         self._optimizer_steps = optimizer_steps
         self._distillation = distillation or DistillationConfig()
         self._teacher_folder = teacher_folder
+        self._chat_template = chat_template
         self._teacher: RankTeacher | None = None
         loss_settings(algorithm).check()
         self._entropy_bonus = EntropyBonus(algorithm.entropy_coef, algorithm.entropy_target)
@@ -259,6 +262,7 @@ class LearnerRank:
             weight_packing.weights_of(self._causal_lm),
             self._model_folder,
             Path(folder),
+            chat_template=self._chat_template,
             lora=self._lora,
             writes=self._rank == 0,
         )

@@ -51,6 +51,7 @@ class LearnerGroup:
         rewards: names, weights and gates of the reward functions.
         distillation: None: there is no teacher.
         teacher_folder: of a teacher that stands in the ranks, readable on every node; None: none does.
+        chat_template: `model.chat_template`, for the exported model.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LearnerGroup:
         rewards: RewardConfig,
         distillation: DistillationConfig | None = None,
         teacher_folder: str | None = None,
+        chat_template: str = "auto",
     ) -> None:
         self._config = config
         self._algorithm = algorithm
@@ -85,6 +87,7 @@ class LearnerGroup:
         self._rewards = rewards
         self._distillation = distillation or DistillationConfig()
         self._teacher_folder = teacher_folder
+        self._chat_template = chat_template
         self._actors: list[Any] = []
         self._packed = False
         self._shares_prompts = False
@@ -220,6 +223,7 @@ class LearnerGroup:
             optimizer_steps=self._optimizer_steps,
             distillation=self._distillation,
             teacher_folder=self._teacher_folder,
+            chat_template=self._chat_template,
         )
 
     @property

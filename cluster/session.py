@@ -73,7 +73,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     # A variable that both the job and this process name has the same value in both; Ray refuses it otherwise
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     environment = {"env_vars": _worker_environment()}
-    cpu_only = config.use_gpu is False or (config.use_gpu is None and _torch_is_cpu_build())
+    cpu_only = config.use_gpu is False or (config.use_gpu is None and torch_is_cpu_build())
     if local:
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: workers lose to everything else
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed group's payload, which nobody reads
@@ -200,7 +200,8 @@ def _table(rows: Sequence[tuple[str, int, int]], word: str) -> str:
     )
 
 
-def _torch_is_cpu_build() -> bool:
+def torch_is_cpu_build() -> bool:
+    """Whether the torch that is installed knows no GPUs; torch is not loaded for it."""
     return version("torch").endswith("+cpu")
 
 

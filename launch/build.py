@@ -216,6 +216,7 @@ def make_learners(
         optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
         distillation=config.distillation,
         teacher_folder=str(teacher_folder) if teacher_in_ranks(config.distillation) else None,
+        chat_template=config.model.chat_template,
     )
 
 

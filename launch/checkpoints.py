@@ -179,7 +179,7 @@ class Checkpoints:
 
     def catch_up(self) -> None:
         """Begin to upload the newest checkpoint if the store lacks it: an earlier process may not have come so far."""
-        complete = self._complete()
+        complete = self.steps()
         if self._uploads is None or not complete or self._work.busy:
             return
         uploads, final = self._uploads, self._folder / folder_name(complete[-1])
@@ -195,7 +195,7 @@ class Checkpoints:
         Raises:
             RunStopped: the store does not delete them.
         """
-        for later in reversed(self._complete()):  # newest first: a kill in between leaves no void one to continue
+        for later in reversed(self.steps()):  # newest first: a kill in between leaves no void one to continue
             if later > step:
                 delete(self._folder / folder_name(later))
         store = self.store
@@ -220,7 +220,7 @@ class Checkpoints:
             CheckpointError: a file of it is damaged.
         """
         self._recover()
-        complete = self._complete()
+        complete = self.steps()
         return read_snapshot(self._folder / folder_name(complete[-1])) if complete else None
 
     def newest_anywhere(self) -> Snapshot | None:
@@ -231,7 +231,7 @@ class Checkpoints:
             StoreError: it cannot be copied.
         """
         self._recover()
-        here, there = self._complete(), self.stored()
+        here, there = self.steps(), self.stored()
         return self.get(there[-1]) if there and (not here or there[-1] > here[-1]) else self.newest()
 
     def get(self, step: int) -> Snapshot:
@@ -252,6 +252,11 @@ class Checkpoints:
             _move_into_place(scratch, final)
             return _snapshot_in(final)
         return read_snapshot(final)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints in the run folder, oldest first."""
+        steps = ((step_of(path.name), path) for path in self._folder.glob("step_*"))
+        return sorted(step for step, path in steps if step is not None and (path / MANIFEST).is_file())
 
     def stored(self) -> list[int]:
         """Steps of the complete checkpoints in the store, oldest first; none without a store.
@@ -288,7 +293,7 @@ class Checkpoints:
             if step_of(path.name) is not None and not (path / MANIFEST).is_file():
                 shutil.rmtree(path)
         config = self._config
-        values = {step: self._evaluation(step).get(config.best_metric) for step in self._complete()}
+        values = {step: self._evaluation(step).get(config.best_metric) for step in self.steps()}
         last, best = (1, 0) if self.store else (config.keep_last, config.keep_best)
         for step in values.keys() - kept(values, keep_last=last, keep_best=best):
             delete(self._folder / folder_name(step))
@@ -296,11 +301,6 @@ class Checkpoints:
     def _evaluation(self, step: int) -> Mapping[str, float]:
         file = self._folder / folder_name(step) / EVALUATION
         return json.loads(file.read_text()) if file.is_file() else {}
-
-    def _complete(self) -> list[int]:
-        """Steps of the complete checkpoints in the run folder, oldest first."""
-        steps = ((step_of(path.name), path) for path in self._folder.glob("step_*"))
-        return sorted(step for step, path in steps if step is not None and (path / MANIFEST).is_file())
 
     def _recover(self) -> None:
         """Put back a checkpoint that was moved aside for another of its step, if the kill came before that one."""

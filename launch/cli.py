@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funicular.launch.eval_options import add_eval, eval_options
+from funicular.launch.export_options import add_export, export_options
 from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
+from funicular.launch.serve_options import add_serve, serve_options
 from funicular.launch.submit_options import ANYWHERE, add_job_commands, add_submit, submit_options
 from funicular.launch.verify_options import add_verify, at_least, verify_options
 
@@ -26,6 +28,8 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "stop": (),
     "score": (),
     "eval": (),
+    "export": (),
+    "serve": (),
     "plan": (),
     "doctor": (),
     "verify": ("loss",),
@@ -58,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(complaint, file=sys.stderr)
         return USAGE_ERROR
     parser = _parser()
+    further: list[str] = []
+    if words[:1] == ["serve"] and "--" in words:
+        cut = words.index("--")
+        words, further = words[:cut], words[cut + 1 :]
     # key=value may stand between -c options, which argparse allows only for words that it does not know
     options, rest = parser.parse_known_args(words)
     command = " ".join(part for part in (options.command, getattr(options, "subcommand", None)) if part)
@@ -78,6 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _score(options.recipes, rest, options.output)
     if command == "eval":
         return _eval(options, rest)
+    if command == "export":
+        from funicular.launch.export import export
+
+        return export(export_options(options))
+    if command == "serve":
+        from funicular.launch.serve import serve
+
+        return serve(serve_options(options, further))
     if command == "plan":
         return _plan(options, rest)
     if command == "doctor":
@@ -126,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--output", type=Path, metavar="FILE", help="write the verdicts here, one JSON object a line")
 
     add_eval(commands, _takes_recipes)
+    add_export(commands)
+    add_serve(commands)
     add_plan(commands, _takes_recipes)
     doctor = commands.add_parser("doctor", help="what would keep a recipe from running here", allow_abbrev=False)
     _takes_recipes(doctor)

@@ -38,3 +38,19 @@ def model_override(path: str) -> str:
         ValueError: as `model_of`.
     """
     return f"model.path={json.dumps(model_of(path))}"
+
+
+def adapter_of(path: str) -> Path:
+    """The folder of the adapter that stands at `path`, or in `adapter/` of the model or run folder that does.
+
+    Raises:
+        ValueError: there is none.
+    """
+    given = Path(path).expanduser()
+    for folder in (given, given / "adapter", given / "model" / "adapter"):
+        if (folder / "adapter_config.json").is_file():
+            return folder.resolve()
+    raise ValueError(
+        f"{path}: no adapter there; expected a folder with adapter_config.json, or a model or run folder that has one "
+        "in adapter/"
+    )

@@ -91,6 +91,22 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
     )
 
 
+def resolved_config(file: Path) -> Config:
+    """What a run folder's `config.yaml` says, not checked again: data and reward files need not be there any more.
+
+    Raises:
+        RecipeError: it cannot be read, or this version does not know a key of it.
+    """
+    found = Composition()
+    compose(str(file), Path(), found, where=COMMAND_LINE)
+    typed = TypedConfig()
+    for entry in found.entries:
+        typed.apply(entry)
+    if problems := found.problems + typed.problems:
+        raise RecipeError(problems)
+    return typed.config()
+
+
 def render(config: Config, origins: Mapping[str, str]) -> str:
     """A config as YAML, one key a line; values that are not defaults say where they come from."""
     lines = []

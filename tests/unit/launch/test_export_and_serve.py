@@ -1,0 +1,132 @@
+"""What `funicular export` and `funicular serve` make of their words, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from funicular.actors.export_checks import ExportError, check_model
+from funicular.launch.cli import main
+from funicular.launch.serve import server_of
+from funicular.launch.serve_options import ServeOptions
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def value(command: tuple[str, ...], flag: str) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_on_a_cpu_the_server_has_the_settings_of_our_engines(model: Path) -> None:
+    server = server_of(ServeOptions(model=str(model), kv_cache_gib=0.5), on_cpu=True)
+    assert value(server.command, "--model") == str(model)
+    assert value(server.command, "--served-model-name") == "tiny"
+    assert value(server.command, "--dtype") == "float32"
+    assert value(server.command, "--kv-cache-memory-bytes") == str(1 << 29)
+    assert "--enforce-eager" in server.command
+    assert server.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    on_gpu = server_of(ServeOptions(model=str(model)), on_cpu=False)
+    assert "--enforce-eager" not in on_gpu.command
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in on_gpu.environment
+
+
+def test_a_run_folder_stands_for_its_model_and_its_adapter(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run-7"
+    (run / "model").parent.mkdir()
+    (run / "model").symlink_to(model)
+    for name in ("config.yaml", "ledger.jsonl"):
+        (run / name).touch()
+    adapter = tmp_path / "elsewhere" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 12}))
+    options = ServeOptions(model=str(run), loras=(("new", str(adapter.parent)),), further=("--dtype", "bfloat16"))
+    command = server_of(options, on_cpu=True).command
+    assert value(command, "--model") == str(model)
+    assert value(command, "--served-model-name") == "run-7"
+    assert value(command, "--lora-modules") == f"new={adapter}"
+    assert value(command, "--max-lora-rank") == "16"
+    assert command[-2:] == ("--dtype", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve", "/nowhere"], "FOLDER=/nowhere: no such folder"),
+        (["serve", "MODEL", "--lora", "a=/nowhere"], "/nowhere: no adapter there"),
+        (["export", "MODEL", "--to", "out"], "not a run folder"),
+        (["export", "RUN"], "Give --to FOLDER, --hub OWNER/NAME, or both"),
+        (["export", "RUN", "--to", "MODEL"], "it exists; give a new folder"),
+        (["export", "RUN", "--to", "out"], "no model and no complete checkpoint yet"),
+        (["export", "RUN", "--to", "out", "--step", "4"], "no manifest.json"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    words: list[str],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "ledger.jsonl").touch()
+    assert main(["config", "show", "-c", "embedded"]) == 0
+    (run / "config.yaml").write_text(capsys.readouterr().out)
+    names = {"MODEL": str(model), "RUN": str(run)}
+    assert main([names.get(word, word) for word in words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_runs_model_is_checked_before_it_is_in_place(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "ledger.jsonl").touch()
+    assert main(["config", "show", "-c", "embedded"]) == 0
+    (run / "config.yaml").write_text(capsys.readouterr().out)
+    make_tiny_model(run / "model")
+    (run / "model" / "funicular.json").write_text('{"step": 5}')
+    assert main(["export", str(run), "--to", "good"]) == 0
+    assert "use_cache is true" in capsys.readouterr().out
+    assert not (tmp_path / "good" / "funicular.json").exists()
+    config = run / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_cache": False}))
+    assert main(["export", str(run), "--to", "bad"]) == 2
+    assert "use_cache is False" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "run"]
+
+
+def test_a_model_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_tiny_model(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"missing keys .*layers\.1\.mlp\.up_proj"):
+        check_model(folder)
+
+
+def test_a_template_of_the_recipe_goes_with_the_model(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from funicular.actors.hf_export import write_chat_template
+    from funicular.actors.prompts import PLAIN_TEMPLATE
+
+    folder = make_tiny_model(tmp_path / "model")
+    own = AutoTokenizer.from_pretrained(folder).chat_template
+    write_chat_template(folder, "auto")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == own
+    write_chat_template(folder, "plain")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == PLAIN_TEMPLATE

@@ -17,6 +17,7 @@ from funicular.actors.completions import Completion, describe_group, pack_group
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.errors import GroupFailed
 from funicular.actors.images import ImageReader, Prompt, PromptMismatch, engine_input, read_prompt
+from funicular.actors.process_memory import largest_descendant
 from funicular.actors.sampling import sampling_parameters
 from funicular.actors.serving_stats import ServingStats, StatCollector, stat_loggers
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
@@ -300,7 +301,9 @@ class Generator:
 
     async def serving_stats(self) -> ServingStats:
         """How the engine served since the last call."""
-        return self._serving.report()
+        report = self._serving.report()
+        report.worker_memory = await asyncio.to_thread(largest_descendant)
+        return report
 
     def _waiting(self) -> int:
         return sum(group.unfinished - group.in_engine for group in self._groups)

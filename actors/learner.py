@@ -5,6 +5,7 @@ A step on every rank: fetch payloads (no collective yet), then `LearnerStep`.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -24,6 +25,7 @@ from funicular.actors.head import refuse_adapted_head
 from funicular.actors.learner_step import LearnerStep
 from funicular.actors.losses.presets import loss_settings, needs_reference, uses_entropy
 from funicular.actors.model_identity import model_digest
+from funicular.actors.model_shape import ModelShape, shape_of_model
 from funicular.actors.payload_fetch import fetch_bucket, fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
 from funicular.actors.quantization import keep_trainable, loading_options
@@ -40,6 +42,9 @@ _REFERENCE, _ENTROPY = "reference", "entropy_bonus"
 """Sections of a checkpoint."""
 _ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora", "quantization")
 """Of `learner`; they must stay when a checkpoint is continued."""
+
+
+log = logging.getLogger(__name__)
 
 
 class LearnerRank:
@@ -125,6 +130,7 @@ class LearnerRank:
             )
         policy = self._load_policy()
         self._packed, self._shares_prompts = policy.packed, policy.shares_prompts
+        shape = _shape(policy.causal_lm) if self._device.type == "cpu" and config.quantization == "none" else None
         if config.freeze_vision and vision.reads_images(policy.causal_lm):
             vision.freeze(policy.causal_lm)
         if config.lora_rank:
@@ -147,6 +153,7 @@ class LearnerRank:
             "trained_parameters": trained,
             "packed": self._packed,
             "shares_prompts": self._shares_prompts,
+            "shape": shape,
             "seconds": time.monotonic() - began,
         }
 
@@ -325,3 +332,12 @@ class LearnerRank:
             device=self._device,
             packed=self._packed,
         )
+
+
+def _shape(causal_lm: Any) -> ModelShape | None:
+    """None: plans cannot count this model, and its memory is not compared with one."""
+    try:
+        return shape_of_model(causal_lm)
+    except ValueError as error:
+        log.info("no plan of its memory: %s", error)
+        return None

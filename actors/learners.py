@@ -19,6 +19,7 @@ from funicular.actors.config import AlgorithmConfig, LearnerConfig, WeightSyncCo
 from funicular.actors.distillation_config import DistillationConfig
 from funicular.actors.errors import LearnerLost, PayloadsLost
 from funicular.actors.losses.presets import kl_in_reward
+from funicular.actors.model_shape import ModelShape
 from funicular.actors.payload_fetch import FETCH_DEADLINE_S
 from funicular.actors.step_plan import StepPlan, plan_scoring, plan_step
 from funicular.actors.types import KlScore, ScoredGroup, StepResult
@@ -91,6 +92,9 @@ class LearnerGroup:
         self._actors: list[Any] = []
         self._packed = False
         self._shares_prompts = False
+        self.model_shape: ModelShape | None = None
+        """What a plan of the ranks' memory counts with; None before the start, on GPUs, and of models that plans do
+        not know."""
 
     async def start(self) -> None:
         """Start all ranks with the initial model.
@@ -105,6 +109,7 @@ class LearnerGroup:
         for info in await self._all("the ranks to start", deadline, "start", *address):
             # The same on every rank, which all have the same model.
             self._packed, self._shares_prompts = info["packed"], info["shares_prompts"]
+            self.model_shape = info["shape"]
             log.info("learner rank %(rank)s on %(device)s: started in %(seconds).0f s", info)
             if self._use_gpu and not info["device"].startswith("cuda"):
                 raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+_GIB = 1 << 30
+
 
 @dataclass(slots=True, kw_only=True)
 class ServingStats:
@@ -35,6 +37,8 @@ class ServingStats:
     prompt_tokens_cached: int = 0
     """Of those, found in the prefix cache."""
     preemptions: int = 0
+    worker_memory: int = 0
+    """Largest resident memory so far of the engine's largest process, bytes; 0: nobody looked."""
 
 
 class StatCollector:
@@ -130,4 +134,6 @@ def serving_metrics(reports: Sequence[ServingStats]) -> dict[str, float]:
         out["serving/tokens_per_s"] = sum(report.tokens / report.seconds for report in reports if report.seconds)
     if total("prompt_tokens"):
         out["serving/prefix_hit_frac"] = total("prompt_tokens_cached") / total("prompt_tokens")
+    if largest_memory := max((report.worker_memory for report in reports), default=0):
+        out["perf/engine_memory_gib"] = largest_memory / _GIB
     return out

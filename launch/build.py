@@ -121,6 +121,7 @@ async def build(
         given=given,
         nodes=NodeMonitors() if config.tracking.system_metrics else None,
         snapshot=prepared.snapshot,
+        model_shape=learners.model_shape,
     )
 
 

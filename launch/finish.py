@@ -8,6 +8,7 @@ from pathlib import Path
 
 from funicular.actors.errors import RunStopped
 from funicular.launch.evaluate import evaluate
+from funicular.launch.plan_errors import report_memory
 from funicular.launch.run import Run
 from funicular.launch.run_folder import MODEL_STEP, RunFolder
 
@@ -32,6 +33,7 @@ async def finish(run: Run, folder: RunFolder) -> None:
     (scratch / MODEL_STEP).write_text(json.dumps({"step": run.step}) + "\n")
     shutil.rmtree(folder.model, ignore_errors=True)
     scratch.rename(folder.model)
+    report_memory(run, folder)
     run.accounts.ledger.append("finished", step=run.step, reason="max_steps")
     await run.accounts.ledger.durable()
     if run.last_evaluation:

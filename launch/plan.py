@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
 from funicular.launch.hardware import GPUS, Hardware, this_machine
-from funicular.launch.model_shape import ModelShape, shape_of
+from funicular.launch.model_shape import shape_of
+from funicular.launch.plan_errors import earlier_error
 from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.plan_speed import Bounds, Lengths, bounds
@@ -74,6 +77,8 @@ class Plan:
             "",
             *self._speed(),
         ]
+        if earlier := None if self.on_gpu else earlier_error(Path(config.run_dir or Path("runs") / config.name)):
+            lines += ["", f"memory of an earlier run in {earlier}"]
         problems = self.problems
         lines += ["", *(f"DOES NOT FIT: {problem}" for problem in problems)] if problems else ["", "fits"]
         return "\n".join(lines)
@@ -129,7 +134,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
     on_gpu = options.device != "cpu"
     hardware = GPUS[options.device] if on_gpu else this_machine()
     shape = shape or shape_of(config.model.path)
-    engine, room = engine_parts(config, shape, hardware, on_gpu=on_gpu)
+    engine, room = engine_parts(config, shape, hardware if on_gpu else None)
     lengths = Lengths(
         prompt=options.prompt_tokens or config.generator.max_prompt_tokens,
         completion=options.completion_tokens or config.generator.max_completion_tokens,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from funicular.actors.config import LearnerConfig
-from funicular.actors.logit_tiles import CPU_TILING, GPU_TILING
+from funicular.actors.model_shape import ModelShape
+from funicular.actors.tiling import CPU_TILING, GPU_TILING
 from funicular.launch.config import Config
 from funicular.launch.hardware import Hardware
-from funicular.launch.model_shape import ModelShape
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _BUCKET = 500_000_000
@@ -19,7 +19,15 @@ _BUCKET = 500_000_000
 _LIVE_PARAMETERS = 1_000_000_000
 """Elements that ZeRO-3 keeps whole at the same time, at most."""
 _PROCESS = 700 << 20
-"""Resident bytes of a rank on a CPU before it loads a model (docs/benchmarks.md, the learner)."""
+"""Resident bytes of a rank on a CPU before it loads a model (docs/plan.md)."""
+_ENGINE_PROCESS = 855 << 20
+"""Of an engine worker on a CPU (docs/plan.md)."""
+_WEIGHT_SETS = 2
+"""Published versions in the object store at the same time: the newest, and the next while it is packed."""
+_ENGINE_TOKENS = 2048
+"""Of an engine's largest pass: vLLM's choice."""
+_SAMPLER_COPIES = 4
+"""float32 values for each word and sequence: logits, log-probabilities, probabilities, random numbers."""
 _NF4 = 0.5 + 1 / 64 + 1 / 256 / 16
 """Bytes of a weight in 4 bits: a byte a block of 64, double-quantized."""
 
@@ -40,6 +48,7 @@ def learner_parts(config: Config, shape: ModelShape, *, on_gpu: bool) -> tuple[P
     parts = [*_states(learner, shape), *_reference(config, shape)]
     if not on_gpu:
         parts.append(Part(name="process", nbytes=_PROCESS, how="torch, DeepSpeed and Ray, imported; as measured"))
+        parts.append(_object_store(config, shape))
     parts += _passes(config, shape, on_gpu=on_gpu)
     if on_gpu and learner.zero_stage:
         parts.append(_deepspeed_buffers(learner, shape))
@@ -108,7 +117,9 @@ def _passes(config: Config, shape: ModelShape, *, on_gpu: bool) -> list[Part]:
     trained = min(tokens, config.generator.max_completion_tokens * max(1, tokens // longest))
     head = 2 * trained * shape.width * 4
     tied = 4 * shape.head if shape.tied and not learner.lora_rank else 0
+    cast = sum(i * o for i, o in shape.linear) * inner if inner != residual and not learner.lora_rank else 0
     return [
+        Part(name="weights in the products' type", nbytes=cast, how=f"{_m(cast / inner)} x {inner}, kept over a pass"),
         Part(name="activations", nbytes=kept + backward, how=how),
         Part(name="output head: hidden states", nbytes=head, how=f"2 x {trained} tokens x {shape.width} x 4"),
         Part(name="output head: tied gradient", nbytes=tied, how=f"{_m(shape.head)} x 4"),
@@ -145,10 +156,12 @@ class CacheRoom:
         return int(self.tokens // self.longest)
 
 
-def engine_parts(
-    config: Config, shape: ModelShape, hardware: Hardware, *, on_gpu: bool
-) -> tuple[list[Part], CacheRoom]:
-    """What one engine worker keeps, and the room of its engine's KV cache."""
+def engine_parts(config: Config, shape: ModelShape, gpu: Hardware | None) -> tuple[list[Part], CacheRoom]:
+    """What one engine worker keeps, and the room of its engine's KV cache.
+
+    Args:
+        gpu: None: it runs on a CPU.
+    """
     generator = config.generator
     size, workers = _BYTES[generator.dtype], generator.tensor_parallel_size
     weights = Part(
@@ -158,14 +171,54 @@ def engine_parts(
     )
     longest = generator.max_prompt_tokens + generator.max_completion_tokens
     per_token = shape.cache_values * size / workers
-    if on_gpu:
-        room = hardware.memory * generator.gpu_memory_fraction - weights.nbytes
-        how = f"{generator.gpu_memory_fraction:g} x {hardware.memory / 1e9:.0f} GB, less the weights"
+    if gpu:
+        room = gpu.memory * generator.gpu_memory_fraction - weights.nbytes
+        how = f"{generator.gpu_memory_fraction:g} x {gpu.memory / 1e9:.0f} GB, less the weights"
     else:
         room = generator.kv_cache_gib * 2**30 / workers
         how = f"generator.kv_cache_gib={generator.kv_cache_gib:g}{_over(workers)}"
     cache = Part(name="KV cache", nbytes=max(0.0, room), how=f"{how}; {per_token:,.0f} bytes a token")
-    return [weights, cache], CacheRoom(nbytes=room, tokens=max(0.0, room) / per_token, longest=longest)
+    parts = [weights, cache] if gpu else [weights, cache, *_of_cpu_engine(config, shape)]
+    return [part for part in parts if part.nbytes or part is cache], CacheRoom(
+        nbytes=room, tokens=max(0.0, room) / per_token, longest=longest
+    )
+
+
+def _of_cpu_engine(config: Config, shape: ModelShape) -> list[Part]:
+    generator = config.generator
+    size, workers = _BYTES[generator.dtype], generator.tensor_parallel_size
+    sequences = generator.max_sequences + 1  # a place is kept for the canary
+    longest = generator.max_prompt_tokens + generator.max_completion_tokens
+    tokens = min(_ENGINE_TOKENS, sequences * longest)
+    values = shape.values_of_a_layer() // workers
+    return [
+        Part(name="process", nbytes=_ENGINE_PROCESS, how="vLLM, torch and transformers, imported; as measured"),
+        _object_store(config, shape),
+        Part(
+            name="tied output head, packed",
+            nbytes=shape.head * size / workers if shape.tied else 0,
+            how=f"{_m(shape.head)} x {size}{_over(workers)}: linear layers have their packed copy alone",
+        ),
+        Part(
+            name="largest pass: a layer",
+            nbytes=tokens * values * size,
+            how=f"{tokens} tokens x {values} values x {size}",
+        ),
+        Part(
+            name="sampling",
+            nbytes=_SAMPLER_COPIES * 4 * sequences * shape.vocabulary,
+            how=f"{_SAMPLER_COPIES} x {sequences} sequences x {shape.vocabulary} words x 4",
+        ),
+    ]
+
+
+def _object_store(config: Config, shape: ModelShape) -> Part:
+    size = _BYTES[config.generator.dtype]
+    return Part(
+        name="object store: weight sets",
+        nbytes=_WEIGHT_SETS * shape.parameters * size,
+        how=f"{_WEIGHT_SETS} x {_m(shape.parameters)} x {size}, mapped by rank 0 and by engines: once on a node",
+    )
 
 
 def _share(learner: LearnerConfig, stage: int) -> int:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
 from funicular.launch.hardware import Hardware
-from funicular.launch.model_shape import ModelShape
 from funicular.launch.plan_memory import CacheRoom
 
 _BYTES = {"float32": 4, "bfloat16": 2}

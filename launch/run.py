@@ -18,6 +18,7 @@ from funicular.launch.hack_signals import HackSignals
 from funicular.rewards.types import Task
 
 if TYPE_CHECKING:
+    from funicular.actors.model_shape import ModelShape
     from funicular.actors.types import EmptySlot, ScoredGroup
     from funicular.launch.tracking import Tracker
 
@@ -49,6 +50,8 @@ class Run:
     """None: the recipe wants no metrics of nodes."""
     snapshot: Snapshot | None = None
     """What the next attempt begins from; None: the initial model."""
+    model_shape: ModelShape | None = None
+    """What the plan of this run's memory counts with; None: there is no such plan."""
     buffer: Buffering = field(init=False)
     hack_signals: HackSignals = field(default_factory=HackSignals)
     step: int = 0

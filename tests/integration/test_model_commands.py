@@ -128,12 +128,19 @@ def test_the_server_says_what_the_learners_model_says(trained: Path, server: Any
     assert answer("trained") == merged
 
 
+def test_the_plan_of_memory_was_right(trained: Path) -> None:
+    figures = json.loads((trained / "run" / "memory.json").read_text())["gib"]
+    assert set(figures) == {"learner", "engine"}
+    for name, of in figures.items():
+        assert of["predicted"] == pytest.approx(of["measured"], rel=0.15), name
+
+
 def test_an_evaluation_of_a_run_writes_every_completion(trained: Path) -> None:
     words = ["eval", "-c", "tiny.yaml", "--model", "run", "--set", "all", "--tasks", "6", "--k", "1,3"]
     done = funicular(trained, *words, "--json", "figures.json", "--output", "lines.jsonl")
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((trained / "figures.json").read_text())
-    assert figures["statuses"] == {"passed": 18} or sum(figures["statuses"].values()) == 18
+    assert sum(figures["statuses"].values()) == 18
     assert set(figures["pass_at"]) == {"1", "3"}
     lines = [json.loads(line) for line in (trained / "lines.jsonl").read_text().splitlines()]
     assert len(lines) == 18

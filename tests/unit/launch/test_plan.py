@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from funicular.actors.model_shape import ModelShape
 from funicular.launch.cli import main
+from funicular.launch.config import Config
 from funicular.launch.hardware import GPUS
-from funicular.launch.model_shape import ModelShape, shape_from_config
+from funicular.launch.model_shape import shape_from_config
 from funicular.launch.plan import make_plan
+from funicular.launch.plan_errors import predicted_memory, report_memory
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.recipe import load_recipe
+from funicular.launch.run_folder import RunFolder
 
 GIB = 1 << 30
 
@@ -171,3 +175,99 @@ def test_a_model_that_is_not_there_is_an_error_before_anything_else(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["plan", "-c", "gsm8k_qwen2.5_7b_8xh100", "model.path=nobody/nothing"]) == 2
     assert "model.path=nobody/nothing" in capsys.readouterr().err
+
+
+SMOLLM2 = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+BFLOAT16 = ["generator.dtype=bfloat16", "learner.compute_dtype=bfloat16"]
+"""What `auto` is on the machine whose runs were measured."""
+FLOAT32 = ["generator.dtype=float32", "learner.compute_dtype=float32"]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> ModelShape:
+    return shape("llama", SMOLLM2)
+
+
+def test_on_a_cpu_a_rank_is_the_sum_of_what_it_allocates(smollm2: ModelShape) -> None:
+    config = load_recipe(["embedded"], BFLOAT16).config
+    found = parts(make_plan(config, PlanOptions(), smollm2).learner)
+    assert found.pop("process") == 700 << 20
+    assert found.pop("weights") == found.pop("gradients") == 4 * 134_515_008
+    assert found.pop("adamw's state") == 8 * 134_515_008
+    assert found.pop("object store: weight sets") == 2 * 2 * 134_515_008
+    assert found.pop("weights in the products' type") == 2 * 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+    assert found.pop("output head: tied gradient") == 4 * 49_152 * 576
+    assert set(found) == {"activations", "output head: hidden states", "output head: logits"}
+    plain = parts(make_plan(load_recipe(["embedded"], FLOAT32).config, PlanOptions(), smollm2).learner)
+    assert "weights in the products' type" not in plain
+
+
+def test_an_engine_on_a_cpu_keeps_a_tied_head_twice(smollm2: ModelShape) -> None:
+    config = load_recipe(["embedded"], [*FLOAT32, "generator.kv_cache_gib=1"]).config
+    plan = make_plan(config, PlanOptions(), smollm2)
+    found = parts(plan.engine)
+    assert found["weights"] + found["tied output head, packed"] == 4 * (134_515_008 + 49_152 * 576)
+    assert found["KV cache"] == GIB
+    assert plan.room.tokens == GIB / (2 * 30 * 3 * 64 * 4)
+
+
+def write_metrics(folder: Path, *lines: dict) -> RunFolder:
+    run = RunFolder.create(folder)
+    run.metrics.write_text("".join(json.dumps({"step": 1, "attempt": 1, "time": 1.0, **line}) + "\n" for line in lines))
+    return run
+
+
+def test_a_run_writes_what_its_plan_was_worth_and_the_next_plan_says_it(
+    smollm2: ModelShape, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_recipe(["embedded"], BFLOAT16).config
+    planned = predicted_memory(config, smollm2)
+    folder = write_metrics(
+        tmp_path / "run",
+        {"perf/learner_memory_gib": planned["learner"] / 2, "perf/engine_memory_gib": planned["engine"]},
+        {"perf/learner_memory_gib": planned["learner"] / 1.25},
+    )
+    run = FakeRun(config=config, model_shape=smollm2)
+    report_memory(run, folder)  # type: ignore[arg-type]
+    assert run.metrics == pytest.approx({"plan/learner_memory_error": 0.25, "plan/engine_memory_error": 0.0})
+    assert "(+25%)" in run.sentences[0]
+    (tmp_path / "model").mkdir()
+    AutoConfig.for_model("llama", **SMOLLM2).save_pretrained(tmp_path / "model")
+    words = [f"model.path={tmp_path / 'model'}", f"run_dir={tmp_path / 'run'}", *BFLOAT16]
+    assert main(["plan", "-c", "embedded", *words]) == 0
+    assert "memory of an earlier run" in (said := capsys.readouterr().out)
+    assert "(+25%)" in said
+
+
+def test_a_run_on_gpus_is_not_compared_with_a_plan(tmp_path: Path) -> None:
+    folder = write_metrics(tmp_path / "run", {"perf/learner_memory_gib": 1.0})
+    run = FakeRun(config=load_recipe(["embedded"], []).config, model_shape=None)
+    report_memory(run, folder)  # type: ignore[arg-type]
+    assert not (folder.path / "memory.json").exists()
+    assert run.metrics == {}
+
+
+class FakeRun:
+    """A run that is over, which is its own tracker."""
+
+    def __init__(self, *, config: Config, model_shape: ModelShape | None) -> None:
+        self.config = config
+        self.model_shape = model_shape
+        self.step = 2
+        self.tracker = self
+        self.metrics: dict[str, float] = {}
+        self.sentences: list[str] = []
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.metrics |= metrics
+
+    def event(self, sentence: str) -> None:
+        self.sentences.append(sentence)

@@ -73,6 +73,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         OSError: the file cannot be read.
     """
     steps: dict[int, dict[str, Any]] = {}
+    for record in read_lines(path):
+        steps.setdefault(record["step"], {}).update(record)
+    return list(steps.values())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of each step's highest attempt as they were written, in the order of steps.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    steps: dict[int, list[dict[str, Any]]] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -83,9 +95,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except (ValueError, KeyError, TypeError):
                 _log.warning("%s line %d is not a metrics record; left out", path, number)
                 continue
-            known = steps.get(step)
-            if known is None or attempt > known["attempt"]:
-                steps[step] = record
-            elif attempt == known["attempt"]:
-                known.update(record)
-    return [steps[step] for step in sorted(steps)]
+            known = steps.setdefault(step, [])
+            if known and attempt > known[0]["attempt"]:
+                known.clear()
+            if not known or attempt == known[0]["attempt"]:
+                known.append(record)
+    return [record for step in sorted(steps) for record in steps[step]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from funicular.launch.metrics_file import read_metrics
+from funicular.launch.metrics_file import read_lines
 from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, public_uri, tracking_uri
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 
@@ -49,8 +49,8 @@ def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
         experiment=config["tracking"]["experiment"],
         run_name=config["name"],
     )
-    records = read_metrics(folder.metrics)
-    say(f"{len(records)} steps in {folder.metrics}; MLflow at {public_uri(target.uri)}")
+    records = read_lines(folder.metrics)  # a live run sends each line with its own time, by which a value is known
+    say(f"{len({record['step'] for record in records})} steps in {folder.metrics}; MLflow at {public_uri(target.uri)}")
     run = MlflowRun(target, folder)
     if not run.described:
         run.describe()

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -196,7 +197,10 @@ def test_sync_sends_what_mlflow_lacks_once_and_only_the_highest_attempt(
 def test_sync_fills_gaps_between_what_a_live_run_sent(folder: RunFolder) -> None:
     tracker, _ = open_(folder)
     tracker.log(1, {"reward/mean": 0.1})
+    time.sleep(0.01)  # times are in milliseconds
+    tracker.log(1, {"eval/held_out/pass_at_1": 0.5})
     tracker.finish("finished")
+    assert back_fill(folder.path) == 0
     with folder.metrics.open("a") as lines:
         lines.write(json.dumps({"step": 2, "attempt": 1, "time": 5.5, "reward/mean": 0.2}) + "\n")
     assert back_fill(folder.path) == 1

@@ -49,6 +49,7 @@ class Cluster:
     folder: Path
     """Logs of the nodes, and what each has as /tmp/ray."""
     token: str = field(default_factory=lambda: secrets.token_hex(32))
+    _namespaces: list[str] = field(default_factory=list)
     _commands: dict[str, list[str]] = field(default_factory=dict)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -79,6 +80,7 @@ class Cluster:
         name, link = self.namespace(node), f"fv{os.getpid()}-{number}"
         address = f"{self.subnet}.{number}"
         _run("ip", "netns", "add", name)
+        self._namespaces.append(node)
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
         _run("ip", "link", "set", link, "master", self.bridge, "up")
         for words in (f"addr add {address}/24 dev eth0", "link set eth0 up", "link set lo up"):
@@ -139,9 +141,10 @@ class Cluster:
 
     def close(self) -> None:
         """Kill all nodes and remove what they stood in."""
-        for node in self._commands:
+        for node in self._namespaces:
             self.kill(node)
-            self._processes[node].wait(timeout=30)
+            if node in self._processes:
+                self._processes[node].wait(timeout=30)
             _run("ip", "netns", "del", self.namespace(node))
 
     def _start(self, node: str) -> None:

@@ -29,6 +29,8 @@ RUN, RUN_DIR, MLFLOW = "funicular_run", "funicular_run_dir", "funicular_mlflow"
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _RAY_STOP_WAIT_S = 3
 """Ray's own, where a job does not say."""
+_AFTER_KILL_S = 60.0
+"""Seconds within which Ray must say that a job has ended which it should have killed."""
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -170,7 +172,7 @@ class Jobs:
         """
         with self._errors():
             self._client.stop_job(job.job)
-        return self.until_over(job, job.stop_wait_s + ANSWER_S)
+        return self.until_over(job, job.stop_wait_s + _AFTER_KILL_S)
 
     def until_over(self, job: Job, deadline_s: float) -> Job:
         """Wait until the job has ended.

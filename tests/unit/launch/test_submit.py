@@ -209,6 +209,6 @@ def test_a_job_that_does_not_end_is_an_error(
     server.add("a-1", "RUNNING")
     server.after_stop = "RUNNING"
     monkeypatch.setattr(jobs, "_RAY_STOP_WAIT_S", 0)
-    monkeypatch.setattr(jobs, "ANSWER_S", 0.5)
+    monkeypatch.setattr(jobs, "_AFTER_KILL_S", 0.5)
     assert main(["stop", "a-1", "--address", address]) == 1
     assert "a-1 is still RUNNING after" in capsys.readouterr().err

@@ -285,6 +285,9 @@ class WeightSyncConfig:
     """How weights reach generators. object_store: whole, through Ray's object store, whose memory engine workers map;
     auto takes it everywhere. delta: the same, but a generator that has the version before fetches only what changed,
     which pays where nodes are linked slowly. nccl and cuda_ipc are not built."""
+    lora: Literal["merged", "adapter"] = "merged"
+    """Of a learner with adapters (learner.lora_rank). merged: whole weights, adapters merged into them. adapter: the
+    adapter alone, which engines keep beside weights that they were sent once; generating is slower."""
     bucket_mib: int = 64
     """Weights are gathered and sent in buckets of about this size; a decoder layer is never split."""
     columns: int = 8

@@ -8,6 +8,7 @@ from typing import Any
 
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.images import is_vision_model
+from funicular.actors.served_adapter import ServedAdapter
 
 CPU_BLOCK = 32
 """Tokens of a block of the KV cache. vLLM's is 128 on CPU: a shorter prompt would be computed once for each completion.
@@ -25,12 +26,14 @@ def start_engine(
     seed: int,
     use_gpu: bool,
     max_batch_tokens: int | None = None,
+    adapter: ServedAdapter | None = None,
     stat_loggers: Sequence[Any] = (),
 ) -> Any:
     """Start an AsyncLLM in the running event loop, which it blocks meanwhile (about a minute).
 
     Args:
         max_batch_tokens: tokens of one pass through the model; None: vLLM's choice.
+        adapter: None: no adapter is served.
         stat_loggers: to whom vLLM tells its statistics (`serving_stats.py`).
 
     Returns:
@@ -48,6 +51,8 @@ def start_engine(
     where = _on_gpu(config) if use_gpu else _on_cpu(config)
     if is_vision_model(model_folder):
         where["limit_mm_per_prompt"] = {"video": 0}  # else start-up sizes its buffers for long ones
+    if adapter is not None:
+        where |= adapter.engine_arguments()
     where |= config.engine_options
     arguments = AsyncEngineArgs(
         model=model_folder,

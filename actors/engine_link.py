@@ -35,10 +35,14 @@ class Loaded:
 
 
 class EngineLink:
-    """Args: engine: vLLM's AsyncLLM, started by `engine.start_engine`."""
+    """Args:
+    engine: vLLM's AsyncLLM, started by `engine.start_engine`.
+    adapter: vLLM's LoRARequest for what is served; None: no adapter is.
+    """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, adapter: Any = None) -> None:
         self._engine = engine
+        self._adapter = adapter
 
     async def pause(self, update_mode: str, *, keep_cache: bool) -> None:
         """No token is sampled from now on, and new requests queue. Running ones stay, have finished, or are aborted."""
@@ -79,9 +83,9 @@ class EngineLink:
         """The tokens sampled from now on are marked so."""
         await self._engine.update_weight_version(label)
 
-    async def in_use(self, version: int, columns: int) -> list[list[Observation]]:
+    async def in_use(self, column_seed: int, columns: int) -> list[list[Observation]]:
         """Fingerprints of what each worker uses."""
-        reports = await self._engine.collective_rpc("funicular_report", args=(version, columns))
+        reports = await self._engine.collective_rpc("funicular_report", args=(column_seed, columns))
         return [[_observation(row) for row in rows] for rows in reports]
 
     async def resume_with(self, canary: Canary, label: str) -> Any:
@@ -91,7 +95,9 @@ class EngineLink:
 
         parameters = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         prompt = tokens_input(list(canary.token_ids))
-        waiting = await self._engine.add_request(f"canary-{label}", prompt, parameters, priority=-10)
+        waiting = await self._engine.add_request(
+            f"canary-{label}", prompt, parameters, lora_request=self._adapter, priority=-10
+        )
         await self._engine.resume_generation()
         return waiting
 

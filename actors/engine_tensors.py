@@ -102,7 +102,7 @@ def piece(module: Any, part: Part, whole: torch.Tensor) -> torch.Tensor:
 
 def _parts(model: Any, module_name: str, module: Any, parameter: str) -> Iterator[Part]:
     """The tensors of the checkpoint that one parameter holds, from its first row down."""
-    prefix, _, own = module_name.rpartition(".")
+    prefix, _, own = module_name.removesuffix(".base_layer").rpartition(".")  # of a layer that has an adapter
     names = [own]
     cuts = _row_cuts(module, parameter)
     if len(cuts) > 1:

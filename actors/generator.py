@@ -19,6 +19,7 @@ from funicular.actors.errors import GroupFailed
 from funicular.actors.images import ImageReader, Prompt, PromptMismatch, engine_input, read_prompt
 from funicular.actors.process_memory import largest_descendant
 from funicular.actors.sampling import sampling_parameters
+from funicular.actors.served_adapter import ServedAdapter
 from funicular.actors.serving_stats import ServingStats, StatCollector, stat_loggers
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
 from funicular.actors.weights import PublishedWeights, SyncRecord
@@ -55,6 +56,7 @@ class Generator:
         chat_template: `auto`, `plain` or a Jinja file.
         seed: of sampling; give every generator its own.
         use_gpu: False runs vLLM's CPU backend.
+        adapter: None: weights are served as they are sent.
         clock: seconds, by which `generator.progress_deadline_s` is judged.
     """
 
@@ -68,6 +70,7 @@ class Generator:
         chat_template: str,
         seed: int,
         use_gpu: bool,
+        adapter: ServedAdapter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -77,6 +80,8 @@ class Generator:
         self._chat_template = chat_template
         self._seed = seed
         self._use_gpu = use_gpu
+        self._adapter = adapter
+        self._lora_request = adapter and adapter.request()
         self._engine: Any = None
         self._images: ImageReader | None = None
         self._places = asyncio.Semaphore(config.max_sequences)
@@ -112,23 +117,27 @@ class Generator:
             model_folder=self._model_folder,
             seed=self._seed,
             use_gpu=self._use_gpu,
+            adapter=self._adapter,
             stat_loggers=stat_loggers(self._name, self._serving),
         )
         async with asyncio.timeout(self._config.start_deadline_s):
             await self._init_weight_transfer()
-            expected = await self._engine.collective_rpc("funicular_expected_tensors")
+            expected, *_ = await self._engine.collective_rpc("funicular_expected_tensors")
+            if self._adapter is not None:
+                wanted = (self._adapter.rank, list(self._adapter.targets))
+                expected += (await self._engine.collective_rpc("funicular_serve_adapter", args=wanted))[0]
         self._gate = VersionGate()
         self._installer = WeightInstaller(
-            EngineLink(self._engine),
+            EngineLink(self._engine, self._lora_request),
             DeltaSource() if self._sync.transport == "delta" else StoreSource(),
             name=self._name,
             config=self._config,
             sync=self._sync,
-            expected=[ExpectedTensor(name=n, shape=tuple(shape), dtype=d) for n, shape, d in expected[0]],
+            expected=[ExpectedTensor(name=n, shape=tuple(shape), dtype=d) for n, shape, d in expected],
             gate=self._gate,
             abort_running=self._abort_running,
         )
-        return {"seconds": time.monotonic() - began, "tensors": float(len(expected[0]))}
+        return {"seconds": time.monotonic() - began, "tensors": float(len(expected))}
 
     async def _init_weight_transfer(self) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -238,7 +247,8 @@ class Generator:
         completion = Completion()
         request_id = f"{self._name}-{next(self._request_numbers)}"
         given = await engine_input(self._engine, prompt)
-        async for output in self._engine.generate(given, parameters, request_id=request_id):
+        streamed = self._engine.generate(given, parameters, request_id=request_id, lora_request=self._lora_request)
+        async for output in streamed:
             news = output.outputs[0]
             completion.token_ids.extend(news.token_ids)
             if news.token_ids:

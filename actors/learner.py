@@ -210,22 +210,30 @@ class LearnerRank:
         bucket_bytes: int,
         columns: int,
         canary_tokens: int,
+        lora: str = "merged",
         base: PublishedWeights | None = None,
     ) -> Iterator[np.ndarray | Manifest]:
         """Rank 0 yields one (nbytes,) uint8 array per bucket, then the manifest; the others only take part.
 
         Args:
-            base: what was published before; a bucket is followed by its delta to that, where it is shorter.
+            lora: as `weight_sync.lora`.
+            base: what was published before. A bucket is followed by its delta to that, where it is shorter; of an
+                adapter's base weights nothing is packed again.
         """
+        adapter = lora == "adapter"
+        split = weight_packing.split_adapter if adapter else weight_packing.merged
+        frozen, changing = split(self._causal_lm)
         yield from weight_packing.pack(
-            weight_packing.weights_of(self._causal_lm),
+            changing,
+            frozen=frozen,
+            packed_before=base.manifest if adapter and base is not None else None,
             version=version,
             dtype=getattr(torch, wire_dtype),
             bucket_bytes=bucket_bytes,
             columns=columns,
             canary=lambda: self._canary(canary_tokens),
             packs=self._rank == 0,
-            earlier=lambda index: fetch_bucket(base, index),
+            earlier=lambda index: None if adapter else fetch_bucket(base, index),
         )
 
     def save(self, folder: str) -> None:

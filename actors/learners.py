@@ -148,7 +148,7 @@ class LearnerGroup:
         """Gather and pack the current weights; the caller owns the buckets.
 
         Args:
-            base: what was published before, for deltas; None: there are none.
+            base: what was published before, to build on; None: everything is packed, and whole.
 
         Raises:
             LearnerLost: a rank died, or missed the deadline.
@@ -159,6 +159,7 @@ class LearnerGroup:
             self._sync.bucket_mib << 20,
             self._sync.columns,
             self._sync.canary_tokens,
+            self._sync.lora,
             base,
         )
         streams = [actor.pack_weights.options(num_returns="streaming").remote(*arguments) for actor in self._actors]
@@ -167,7 +168,8 @@ class LearnerGroup:
         manifest = await self._one(refs[-1], what, _ANSWER_DEADLINE_S)
         if not isinstance(manifest, Manifest):
             raise LearnerLost(f"{what}: rank 0 ended after {len(refs)} objects without a manifest")
-        return assemble(manifest, refs[:-1])
+        kept = base.buckets[: manifest.frozen_buckets] if base and manifest.frozen_version != version else ()
+        return assemble(manifest, refs[:-1], kept)
 
     async def save(self, folder: str) -> None:
         """Write a snapshot that `load` continues from."""

@@ -33,8 +33,10 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.models import ModelRegistry
 
+from funicular.actors.adapter_slot import AdapterSlot
 from funicular.actors.engine_tensors import embedding_weights, expected_tensors, observe
 from funicular.actors.mappings import Mappings
+from funicular.actors.placed_models import ROW_BY_ROW
 from funicular.actors.weight_placement import Placement, can_place
 
 BACKEND = "funicular_shm"
@@ -80,6 +82,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self._hashing = ThreadPoolExecutor(1, "bucket hash")
         self._hashed_ahead: tuple[tuple[str, int, int], Future[int]] | None = None
         self.received: list[str] = []
+        self.adapter: AdapterSlot | None = None
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -88,6 +91,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self.received = []
         if self._placement is None and can_place(self.model):
             self._placement = Placement(self.model)
+        if self.adapter is not None:
+            self.adapter.begin()
         if self._placement is not None:
             self._placement.begin()
         else:
@@ -120,7 +125,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         if self._placement is None:
             self.model.load_weights((name, view.to(self.device)) for name, view in _views(bucket, update_info))
         else:
-            self._placement.put(dict(_views(bucket, update_info)))
+            tensors = dict(_views(bucket, update_info))
+            self._placement.put(tensors if self.adapter is None else self.adapter.take(tensors))
         self.received.extend(name for name, *_ in update_info.tensors)
 
     @property
@@ -192,6 +198,22 @@ class WorkerExtension:
         """(Hugging Face name, whole shape, dtype) of every tensor that a weight set must hold."""
         return expected_tensors(self.model_runner.get_model(), self.vllm_config.model_config.dtype)
 
+    def funicular_serve_adapter(self, rank: int, targets: list[str]) -> list[tuple[str, list[int], str]]:
+        """Take an adapter besides, in every update from now on; (name, whole shape, dtype) of each of its tensors.
+
+        Raises:
+            ValueError: vLLM's own loader, which knows no adapted layers, would load this model.
+        """
+        model = self.model_runner.get_model()
+        if not can_place(model):
+            raise ValueError(
+                f"weight_sync.lora: {type(model).__name__} cannot serve an adapter that is sent by itself; expected "
+                f"one of {', '.join(sorted(ROW_BY_ROW))}. Set weight_sync.lora=merged"
+            )
+        adapter = AdapterSlot(self.model_runner.lora_manager, model, rank, targets)
+        self.weight_transfer_engine.adapter = adapter
+        return adapter.expected(self.vllm_config.model_config.dtype)
+
     def funicular_divide_logits(self, temperature: float) -> None:
         """Divide this worker's logits by a temperature from now on, those of prompt tokens too.
 
@@ -243,6 +265,8 @@ class WorkerExtension:
         """Bring up to date what depends on several tensors; the seconds of it that went into packing."""
         packing = self.weight_transfer_engine.packing_seconds
         self.finish_weight_update()
+        if self.weight_transfer_engine.adapter is not None:
+            self.weight_transfer_engine.adapter.activate()  # vLLM has just removed the one of before
         return self.weight_transfer_engine.packing_seconds - packing
 
     def funicular_received(self) -> list[str]:
@@ -251,4 +275,6 @@ class WorkerExtension:
 
     def funicular_report(self, version: int, columns: int) -> list[tuple[str, str, str, int, int, int]]:
         """Fingerprints of what this worker uses: rows of `weight_check.Observation`'s fields."""
-        return observe(self.model_runner.get_model(), self.vllm_config.model_config.dtype, version, columns)
+        rows = observe(self.model_runner.get_model(), self.vllm_config.model_config.dtype, version, columns)
+        adapter = self.weight_transfer_engine.adapter
+        return rows if adapter is None else [*rows, *adapter.observe()]

@@ -72,13 +72,13 @@ def _check_entry(entry: TensorEntry, wanted: ExpectedTensor, manifest: Manifest)
         raise _refused(f"{entry.name}: ends beyond its bucket of {manifest.bucket_sizes[entry.bucket]} bytes")
 
 
-def check_received(manifest: Manifest, received_by_worker: Sequence[Sequence[str]]) -> None:
-    """Every worker loaded every tensor of the manifest, and each once.
+def check_received(sent: Sequence[TensorEntry], received_by_worker: Sequence[Sequence[str]]) -> None:
+    """Every worker loaded every tensor that was sent, and each once.
 
     Raises:
         WeightSyncError: at `load`; the engine itself would go on with a mixture of old and new weights.
     """
-    names = sorted(entry.name for entry in manifest.tensors)
+    names = sorted(entry.name for entry in sent)
     for rank, received in enumerate(received_by_worker):
         if sorted(received) != names:
             lost = sorted(set(names) - set(received))

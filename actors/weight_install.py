@@ -71,6 +71,7 @@ class WeightInstaller:
         self._stage = "manifest"
         self._state = WeightState.INITIAL
         self._fetched_bytes = 0
+        self._frozen_hashes: tuple[int, ...] = ()  # of the frozen buckets that the engine holds
         self.seconds: dict[str, float] = {}
         """Of the last install, by part."""
 
@@ -125,7 +126,8 @@ class WeightInstaller:
             self._stage = "verify"
             self._gate.open(label, manifest.version)
             await self._engine.label(label)
-            elements, columns = check_in_use(manifest, await self._engine.in_use(manifest.version, manifest.columns))
+            used = await self._engine.in_use(manifest.column_seed, manifest.columns)
+            elements, columns = check_in_use(manifest, used)
             clock.lap("fingerprints")
             self._happened("verified")
             self._stage = "canary"
@@ -133,6 +135,7 @@ class WeightInstaller:
         except BaseException as error:
             await self._refuse(label, str(error))
             raise
+        self._frozen_hashes = manifest.frozen_hashes
         self._gate.commit(label)
         self._happened("committed")
         return self._record(manifest, canary_error, elements, columns)
@@ -152,15 +155,19 @@ class WeightInstaller:
         check_manifest(manifest, self._expected)
 
     async def _load(self, published: PublishedWeights, clock: _Clock) -> None:
-        """Bytes to parameters; while one bucket is loaded the next is hashed, if it is there, and another fetched."""
+        """Bytes to parameters; while one bucket is loaded the next is hashed, if it is there, and another fetched.
+
+        Frozen buckets that the engine holds stay where they are; what it uses of them is fingerprinted all the same.
+        """
         manifest = published.manifest
+        first = manifest.frozen_buckets if manifest.frozen_hashes == self._frozen_hashes else 0
         await self._engine.begin()
         clock.lap("start")
-        following = iter(range(len(manifest.bucket_sizes)))
+        following = iter(range(first, len(manifest.bucket_sizes)))
         coming = deque(asyncio.create_task(self._buckets.open(published, i)) for i in islice(following, _FETCHED_AHEAD))
         opened = []  # while they are held the object store cannot spill what a loader may still have views of
         try:
-            for index in range(len(manifest.bucket_sizes)):
+            for index in range(first, len(manifest.bucket_sizes)):
                 self._stage = "bucket"
                 bucket = await coming.popleft()
                 opened.append(bucket)
@@ -176,7 +183,8 @@ class WeightInstaller:
             for task in coming:
                 await _discard(task)
         self._stage = "load"
-        check_received(manifest, await self._engine.received())
+        sent = [entry for entry in manifest.tensors if entry.bucket >= first]
+        check_received(sent, await self._engine.received())
         clock.split(packing=await self._engine.finish(), rest="finish")
 
     async def _load_bucket(
@@ -211,6 +219,7 @@ class WeightInstaller:
     async def _refuse(self, label: str, reason: str) -> None:
         deciding = self._state is WeightState.DECIDING
         self._happened("failed")
+        self._frozen_hashes = ()
         if not self._gate.is_new(label):
             self._gate.reject(label, reason)
         if deciding:

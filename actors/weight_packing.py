@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Weight:
     name: str
     parameter: torch.nn.Parameter
     adapter: Adapter | None
+    scale: float = 1.0
+    """Multiplies it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,6 +49,8 @@ class Weight:
     def value(self) -> torch.Tensor:
         """The tensor, adapters merged in float32."""
         data = dense(self.parameter)
+        if self.scale != 1.0:
+            data = data.float() * self.scale
         return self.adapter.merge(data).detach() if self.adapter else data
 
 
@@ -60,6 +64,26 @@ def weights_of(causal_lm: Any) -> list[Weight]:
     ]
     by_name = {hugging_face_name(name): adapter for name, adapter in adapters.items()}
     return [Weight(name=name, parameter=p, adapter=by_name.get(name)) for name, p in named]
+
+
+def merged(causal_lm: Any) -> tuple[list[Weight], list[Weight]]:
+    """No frozen weights; all that change, adapters merged."""
+    return [], weights_of(causal_lm)
+
+
+def split_adapter(causal_lm: Any) -> tuple[list[Weight], list[Weight]]:
+    """The frozen weights without the adapter; the adapter's factors A, and B times the adapter's scale."""
+    frozen, factors = [], []
+    for weight in weights_of(causal_lm):
+        frozen.append(replace(weight, adapter=None))
+        if weight.adapter is not None:
+            stem = weight.name.removesuffix(".weight")
+            adapter = weight.adapter
+            factors += [
+                Weight(name=f"{stem}.lora_A.weight", parameter=adapter.a, adapter=None),
+                Weight(name=f"{stem}.lora_B.weight", parameter=adapter.b, adapter=None, scale=adapter.scale),
+            ]
+    return frozen, factors
 
 
 def cut_buckets(weights: Sequence[Weight], itemsize: int, bucket_bytes: int) -> list[list[Weight]]:
@@ -85,18 +109,31 @@ def pack(
     columns: int,
     canary: Callable[[], Canary],
     packs: bool,
+    frozen: Sequence[Weight] = (),
+    packed_before: Manifest | None = None,
     earlier: Callable[[int], tuple[int, np.ndarray] | None] = lambda index: None,
 ) -> Iterator[np.ndarray | Manifest]:
     """Yield each bucket as (nbytes,) uint8, then the manifest. With `packs` false take part and yield nothing.
 
     Args:
+        frozen: weights that no step changes; they stand in buckets of their own, before the others.
+        packed_before: a manifest whose frozen buckets hold them: they are not packed again.
         earlier: hash and bytes of a bucket that was published before; it is followed by a delta, if that is shorter.
     """
     entries: list[TensorEntry] = []
     sizes: list[int] = []
     hashes: list[int] = []
     bases: list[int | None] = []
-    for index, bucket in enumerate(cut_buckets(weights, dtype.itemsize, bucket_bytes)):
+    cut = [cut_buckets(part, dtype.itemsize, bucket_bytes) for part in (frozen, weights)]
+    frozen_buckets, frozen_version = len(cut[0]), version if frozen else None
+    if packed_before is not None and packed_before.frozen_buckets:
+        frozen_version = packed_before.frozen_version
+        entries += [entry for entry in packed_before.tensors if entry.bucket < frozen_buckets]
+        sizes += packed_before.bucket_sizes[:frozen_buckets]
+        hashes += packed_before.frozen_hashes
+        bases += [None] * frozen_buckets
+        cut[0] = []
+    for index, bucket in enumerate([*cut[0], *cut[1]], start=len(sizes)):
         buffer = None
         with gathered(part for weight in bucket for part in weight.parts):
             if packs:
@@ -119,6 +156,8 @@ def pack(
             bucket_hashes=tuple(hashes),
             columns=columns,
             canary=said,
+            frozen_buckets=frozen_buckets,
+            frozen_version=frozen_version,
             delta_bases=tuple(bases),
         )
 

@@ -20,9 +20,7 @@ from typing import Any
 import torch
 
 from funicular.actors.engine_tensors import Part, multiplies_by_packed_copy, parts_in_use, piece
-
-ROW_BY_ROW = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
-"""Models whose own loader only renames, fuses and cuts. Others go through it: it may permute or transform."""
+from funicular.actors.placed_models import ROW_BY_ROW
 
 
 @dataclass(slots=True, eq=False)

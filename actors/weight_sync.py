@@ -24,7 +24,7 @@ class WeightSource(Protocol):
     """The learner, as weight sync sees it."""
 
     async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
-        """Gather and pack the current weights, with deltas to `base` if there is one; the caller owns the buckets."""
+        """Gather and pack the current weights, building on `base` if there is one; the caller owns the buckets."""
 
 
 class WeightSink(Protocol):
@@ -76,12 +76,17 @@ class _Sent:
 class WeightSync:
     """Moves weights from learner to generators; knows the newest committed version."""
 
-    def __init__(self, learners: WeightSource, generators: WeightSink, *, attempts: int, deltas: bool = False) -> None:
-        """`attempts`: sends of one version before a generator that refuses it is rebuilt. `deltas`: pack them too."""
+    def __init__(
+        self, learners: WeightSource, generators: WeightSink, *, attempts: int, builds_on: bool = False
+    ) -> None:
+        """Args:
+        attempts: sends of one version before a generator that refuses it is rebuilt.
+        builds_on: the learner is given what was packed before, for deltas or for what no step changes.
+        """
         self._learners = learners
         self._generators = generators
         self._attempts = attempts
-        self._deltas = deltas
+        self._builds_on = builds_on
         self._packed: PublishedWeights | None = None
         self.version = -1
         """Newest committed policy version; -1 before the first publish."""
@@ -107,7 +112,7 @@ class WeightSync:
         for attempt in range(self._attempts):
             began = time.monotonic()
             base, self._packed = self._packed, None
-            if attempt or not self._deltas:  # what is sent again is sent whole
+            if attempt or not self._builds_on:  # what is sent again is sent whole
                 base = None
             weights = await self._learners.pack(version, base)  # anew each time: the fault may lie in the bytes
             self._packed = weights

@@ -14,6 +14,7 @@ No torch here: the loop imports this.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,11 @@ class Manifest:
     columns: int
     """Number of columns sampled for the column fingerprints; `version` seeds which."""
     canary: Canary
+    frozen_buckets: int = 0
+    """The first buckets, which hold weights that no step changes: with `weight_sync.lora: adapter` all but the
+    adapter. An engine that has them is not given them again."""
+    frozen_version: int | None = None
+    """Version at which those were packed, which seeds their columns; None: there are none."""
     delta_bases: tuple[int | None, ...] = ()
     """Hash of the earlier bucket that each bucket's delta starts from; None, or nothing at all: there is no delta."""
 
@@ -69,6 +75,16 @@ class Manifest:
     def total_bytes(self) -> int:
         """Bytes on the wire."""
         return sum(self.bucket_sizes)
+
+    @property
+    def column_seed(self) -> int:
+        """What `sampled_columns` takes for a version. Adapters are never packed, so they have no columns."""
+        return self.version if self.frozen_version is None else self.frozen_version
+
+    @property
+    def frozen_hashes(self) -> tuple[int, ...]:
+        """Of the first `frozen_buckets` buckets."""
+        return self.bucket_hashes[: self.frozen_buckets]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +103,13 @@ class PublishedWeights:
         return None if base is None else (base, self.deltas[index])
 
 
-def assemble(manifest: Manifest, refs: list[Any]) -> PublishedWeights:
-    """Weights from references in the order of packing: each bucket, followed by its delta where it has one."""
-    upcoming = iter(refs)
+def assemble(manifest: Manifest, refs: Sequence[Any], frozen: Sequence[Any] = ()) -> PublishedWeights:
+    """Weights from references in the order of packing: each bucket, followed by its delta where it has one.
+
+    Args:
+        frozen: of the buckets that were packed with an earlier version.
+    """
+    upcoming = iter([*frozen, *refs])
     buckets, deltas = [], []
     for index in range(len(manifest.bucket_sizes)):
         buckets.append(next(upcoming))

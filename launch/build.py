@@ -21,6 +21,7 @@ from funicular.actors.sandbox_pool import sandbox_pool_actor
 from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
+from funicular.actors.served_adapter import served_adapter
 from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
@@ -224,7 +225,8 @@ def make_learners(
 def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generators) -> WeightSync:
     """Between the two, by the recipe's transport."""
     sync = config.weight_sync
-    return WeightSync(learners, generators, attempts=sync.attempts, deltas=sync.transport == "delta")
+    builds_on = sync.transport == "delta" or sync.lora == "adapter"
+    return WeightSync(learners, generators, attempts=sync.attempts, builds_on=builds_on)
 
 
 def _given(config: Config, prepared: Prepared, roles: frozenset[str], budget: RestartBudget) -> GivenCompletions | None:
@@ -264,6 +266,7 @@ def _generator_maker(config: Config, model_folder: Path, use_gpu: bool, roles: f
             chat_template=config.model.chat_template,
             seed=config.seed * 1000 + number,
             use_gpu=use_gpu,
+            adapter=served_adapter(config.learner, config.weight_sync),
         )
 
     return make

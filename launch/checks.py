@@ -18,6 +18,7 @@ from funicular.launch.problems import Problem
 from funicular.launch.ranges import RANGES
 from funicular.launch.reward_checks import reward_problems
 from funicular.launch.sandbox_checks import sandbox_problems
+from funicular.launch.sync_checks import sync_problems
 from funicular.launch.tracking_checks import tracking_problems
 from funicular.rewards.nearest import did_you_mean
 
@@ -39,7 +40,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *distillation_problems(config),
         *learner_problems(config),
         *generator_problems(config),
-        *_sync(config),
+        *sync_problems(config),
         *checkpoint_problems(config),
         *tracking_problems(config),
     ]
@@ -78,22 +79,6 @@ def _run(config: Config) -> Iterator[Problem]:
     if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s:/]+:\d+", address):
         expected = "expected auto, local, or host:port"
         yield problem_at(config, "cluster.address", expected, did_you_mean(address, ["auto", "local"]))
-
-
-def _sync(config: Config) -> Iterator[Problem]:
-    generator = config.generator
-    if config.weight_sync.transport in ("nccl", "cuda_ipc"):
-        expected = (
-            "expected auto, object_store or delta: nobody has been able to try this one on GPUs, so it is not built"
-        )
-        yield problem_at(
-            config, "weight_sync.transport", expected, "object_store works on GPUs too, by way of the host"
-        )
-    longest = generator.max_prompt_tokens + generator.max_completion_tokens
-    if config.weight_sync.canary_tokens > longest:
-        expected = f"expected at most max_prompt_tokens + max_completion_tokens = {longest}, to fit an engine"
-        related = ("generator.max_prompt_tokens", "generator.max_completion_tokens")
-        yield problem_at(config, "weight_sync.canary_tokens", expected, "", *related)
 
 
 def _doubtful_learner(config: Config) -> Iterator[Problem]:

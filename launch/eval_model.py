@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -78,6 +78,7 @@ def eval_model(loaded: LoadedRecipe, options: EvalOptions) -> int:
 def _prepare(loaded: LoadedRecipe, options: EvalOptions) -> _Work:
     """Everything that can be wrong with the input and is cheap to find out."""
     config, reward = loaded.config, loaded.config.reward
+    config = replace(config, weight_sync=replace(config.weight_sync, lora="merged"))  # a folder has whole weights
     completions = options.completions or max(options.ks)
     if completions < max(options.ks):
         raise ValueError(f"--completions {completions}: pass@{max(options.ks)} needs at least {max(options.ks)}")

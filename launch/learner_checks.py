@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
+from funicular.launch.model_config import model_config
 from funicular.launch.problems import Problem
 
 _WHOLE_MATRICES = ("adafactor", "muon")
@@ -127,11 +126,5 @@ def _sharing(config: Config) -> Iterator[Problem]:
 
 def _attention_heads(config: Config) -> int | None:
     """What a local model's configuration says; None: nothing here. The learner looks again when it has the model."""
-    file = Path(config.model.path).expanduser() / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        heads = json.loads(file.read_text()).get("num_attention_heads")
-    except json.JSONDecodeError:
-        return None
+    heads = model_config(config.model.path).get("num_attention_heads")
     return heads if isinstance(heads, int) else None

@@ -45,7 +45,18 @@ def value(version: int, name: str) -> int:
     return version * 100 + TENSORS.index(name) + 1
 
 
-def published(version: int) -> PublishedWeights:
+FROZEN_VERSION = 1
+"""That published the frozen tensor, where there is one: the first."""
+
+
+def whole(version: int, frozen: bool) -> tuple[int, ...]:
+    """Of which version each tensor of a version is."""
+    return (FROZEN_VERSION if frozen else version, version)
+
+
+def published(version: int, frozen: bool) -> PublishedWeights:
+    """`frozen`: the first tensor stays what it was."""
+    of = dict(zip(TENSORS, whole(version, frozen), strict=True))
     tensors = tuple(
         TensorEntry(
             name=name,
@@ -54,7 +65,7 @@ def published(version: int) -> PublishedWeights:
             bucket=index,
             offset=0,
             nbytes=64,
-            fingerprint=value(version, name),
+            fingerprint=value(of[name], name),
             column_fingerprint=None,
         )
         for index, name in enumerate(TENSORS)
@@ -64,8 +75,10 @@ def published(version: int) -> PublishedWeights:
             version=version,
             tensors=tensors,
             bucket_sizes=(64,) * len(TENSORS),
-            bucket_hashes=tuple(value(version, name) for name in TENSORS),
+            bucket_hashes=tuple(value(of[name], name) for name in TENSORS),
             columns=1,
+            frozen_buckets=int(frozen),
+            frozen_version=FROZEN_VERSION if frozen else None,
             canary=Canary(token_ids=(1, 2), logprobs=(float(-version),)),
         ),
         buckets=tuple(TENSORS),
@@ -112,7 +125,8 @@ class FakeBucketSource:
         await asyncio.sleep(LATE_S if fate == "late" else CALL_S)
         if fate == "lost":
             raise WeightSyncError("bucket", f"bucket {index} could not be fetched: owner died")
-        path = f"{weights.manifest.version}/{index}" + ("/damaged" if fate == "damaged" else "")
+        version = whole(weights.manifest.version, bool(weights.manifest.frozen_buckets))[index]
+        path = f"{version}/{index}" + ("/damaged" if fate == "damaged" else "")
         self.opened += 1
         return FakeBucket(
             path=path,
@@ -369,8 +383,9 @@ class FakeGeneratorActor:
 class FakeWorld:
     """Makes and kills generator actors, packs weights, and sees every token that leaves."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, *, frozen: bool) -> None:
         self.faults = FakeFaults(choices)
+        self.frozen = frozen
         self.actors: list[FakeGeneratorActor] = []
         self.left: list[tuple[int, tuple[int, ...]]] = []
         """Version that a token was said to be of, and what it was really sampled with."""
@@ -385,7 +400,7 @@ class FakeWorld:
     async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
         fate = self.faults("pack", "the learner is lost", "a hash is wrong", "a tensor is missing")
         await asyncio.sleep(CALL_S)
-        weights = published(version)
+        weights = published(version, self.frozen)
         manifest = weights.manifest
         if fate == "the learner is lost":
             raise LearnerLost("rank 0")

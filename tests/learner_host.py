@@ -13,7 +13,7 @@ from funicular.actors.advantages.batch import KlScores
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.step_plan import StepPlan
 from funicular.actors.types import GroupPayload, TeacherPayload
-from funicular.actors.weights import Manifest
+from funicular.actors.weights import Manifest, PublishedWeights
 
 TEMPERATURE = 0.9
 
@@ -139,11 +139,25 @@ class Hosts:
         assert all(result.metrics.keys() == results[0].metrics.keys() for result in results)
         return dict(results[0].metrics)
 
-    def pack(self, *, version: int = 1, dtype: str = "float32") -> tuple[dict[str, torch.Tensor], Manifest, list]:
-        """The published tensors by name, read back from the buckets; the manifest; the buckets."""
-        first, *others = self._each("pack", version, dtype, 100_000, 4, 12)
+    def pack(
+        self,
+        *,
+        version: int = 1,
+        dtype: str = "float32",
+        lora: str = "merged",
+        on: tuple[Manifest, list] | None = None,
+    ) -> tuple[dict[str, torch.Tensor], Manifest, list]:
+        """The published tensors by name, read back from the buckets; the manifest; the buckets.
+
+        Args:
+            on: manifest and buckets that were published before.
+        """
+        base = PublishedWeights(manifest=on[0], buckets=()) if on else None
+        first, *others = self._each("pack", version, dtype, 100_000, 4, 12, lora, base)
         assert not any(others)
         *buckets, manifest = first
+        if on:
+            buckets = [*on[1][: manifest.frozen_buckets], *buckets]
         tensors = {
             entry.name: torch.from_numpy(buckets[entry.bucket][entry.offset : entry.offset + entry.nbytes].copy())
             .view(getattr(torch, entry.dtype))

@@ -11,7 +11,7 @@ from funicular.actors.types import GenerationRequest
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.supervise import RestartBudget
 from tests.explore import Choices, run_in_virtual_time
-from tests.fake_weight_engine import CALL_S, DEADLINE_S, FakeWorld
+from tests.fake_weight_engine import CALL_S, DEADLINE_S, FakeWorld, whole
 from tests.fakes import fake_tasks
 
 START_DEADLINE_S = 50.0
@@ -22,13 +22,12 @@ RECOVERY_BOUND_S = 500.0
 REQUEST = GenerationRequest(group_id="g", task=fake_tasks(1)[0], count=1, temperature=1.0)
 
 
-def walk(choices: Choices, *, generators: int, faults: int) -> None:
-    """One path, with at most so many faults."""
-    run_in_virtual_time(lambda: _publish_three_versions(choices, generators, faults))
+def walk(choices: Choices, *, generators: int, faults: int, frozen: bool = False) -> None:
+    """One path, with at most so many faults; `frozen`: a part of the weights never changes."""
+    run_in_virtual_time(lambda: _publish_three_versions(FakeWorld(choices, frozen=frozen), generators, faults))
 
 
-async def _publish_three_versions(choices: Choices, count: int, faults: int) -> None:
-    world = FakeWorld(choices)
+async def _publish_three_versions(world: FakeWorld, count: int, faults: int) -> None:
     service = Generators(
         world.make,
         count=count,
@@ -78,13 +77,15 @@ async def _generate(service: Generators, *, after: float, times: int) -> None:
 def _check_tokens(world: FakeWorld) -> None:
     """None of other weights than it claims has left."""
     for version, contents in world.left:
-        assert contents == (version, version, 0), f"a token of version {version} was sampled with {contents}"
+        assert contents == (*whole(version, world.frozen), 0), (
+            f"a token of version {version} was sampled with {contents}"
+        )
 
 
 def _check_generators(world: FakeWorld, count: int, version: int) -> None:
     """All serve the newest version; none ever went back; no bucket is held."""
     living = [actor for actor in world.actors if not actor.dead.done()]
-    assert [actor.link.contents for actor in living] == [(version, version, 0)] * count
+    assert [actor.link.contents for actor in living] == [(*whole(version, world.frozen), 0)] * count
     for actor in world.actors:
         assert actor.committed == sorted(actor.committed), "the committed version went back"
     for actor in living:

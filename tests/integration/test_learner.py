@@ -204,6 +204,33 @@ def test_merged_adapters_are_what_peft_merges(
     assert all(torch.equal(exported[name], tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_an_adapter_that_is_packed_alone_is_the_one_that_is_merged(
+    hosts: dict[int, Hosts], model: str, zero_stage: int
+) -> None:
+    groups, payloads = batch()
+    config = replace(SGD, ranks=2, zero_stage=zero_stage, lora_rank=4, lora_rslora=True)
+    hosts[2].begin(config, AlgorithmConfig(), model)
+    _, manifest, buckets = hosts[2].pack(version=1, lora="adapter")
+    hosts[2].step(plan(groups, AlgorithmConfig(), 2), payloads)
+    tensors, later, kept_and_new = hosts[2].pack(version=2, lora="adapter", on=(manifest, buckets))
+
+    assert later.frozen_version == 1
+    assert later.frozen_hashes == manifest.frozen_hashes
+    assert [bucket.nbytes for bucket in kept_and_new] == list(later.bucket_sizes)
+    assert [xxhash.xxh3_64_intdigest(bucket.data) for bucket in kept_and_new] == list(later.bucket_hashes)
+    assert all(entry.fingerprint == fingerprint(tensors[entry.name]) for entry in later.tensors)
+    for name, parameter in load_plain(model).named_parameters():
+        torch.testing.assert_close(tensors[name], parameter, rtol=0, atol=0)
+    merged, *_ = hosts[2].pack(version=3)
+    adapted = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+    assert len(adapted) == 2 * 7
+    for layer in adapted:
+        product = tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(tensors[f"{layer}.weight"] + product, merged[f"{layer}.weight"])
+        assert product.abs().max() > 0
+
+
 def test_a_learner_value_that_is_not_finite_stops_the_run_before_the_update(
     hosts: dict[int, Hosts], model: str
 ) -> None:

@@ -73,7 +73,7 @@ class FakeEngine:
         self.free = asyncio.Event()
         self.asked = asyncio.Event()
 
-    async def generate(self, prompt: Any, parameters: Any, *, request_id: str) -> AsyncIterator[Any]:
+    async def generate(self, prompt: Any, parameters: Any, *, request_id: str, lora_request: Any) -> AsyncIterator[Any]:
         from vllm.exceptions import VLLMValidationError
 
         self.asked.set()

@@ -141,7 +141,7 @@ async def test_deltas_are_to_what_was_packed_last_and_what_is_sent_again_is_sent
     world = FakeWorld()
     generators = world.service(1)
     await generators.start()
-    sync = WeightSync(world, generators, attempts=2, deltas=True)
+    sync = WeightSync(world, generators, attempts=2, builds_on=True)
     refusals = []
 
     def refuse_once(actor: FakeEngineActor, version: int, attempt: int) -> None:

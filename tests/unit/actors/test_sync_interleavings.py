@@ -21,9 +21,9 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("generators", [1, 2])
-def test_no_single_fault_breaks_a_promise(generators: int) -> None:
-    paths = list(every_path(lambda choices: walk(choices, generators=generators, faults=1)))
+@pytest.mark.parametrize(("generators", "frozen"), [(1, False), (2, False), (2, True)])
+def test_no_single_fault_breaks_a_promise(generators: int, frozen: bool) -> None:
+    paths = list(every_path(lambda choices: walk(choices, generators=generators, faults=1, frozen=frozen)))
     assert len({path.words[0] for path in paths if path.words}) > 50, "every fault of every call was met"
 
 

@@ -77,9 +77,9 @@ def test_every_bucket_needs_a_hash() -> None:
 @pytest.mark.parametrize("received", [["q"], ["q", "q"], ["q", "k", "k"], []])
 def test_each_worker_must_have_received_every_tensor_once(received: list[str]) -> None:
     wanted = manifest(entry("q"), entry("k"))
-    check_received(wanted, [["k", "q"], ["q", "k"]])
+    check_received(wanted.tensors, [["k", "q"], ["q", "k"]])
     with pytest.raises(WeightSyncError, match="worker 1 received") as caught:
-        check_received(wanted, [["q", "k"], received])
+        check_received(wanted.tensors, [["q", "k"], received])
     assert caught.value.stage == "load"
 
 

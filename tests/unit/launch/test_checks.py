@@ -204,6 +204,28 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ),
         ({"learner__adapter": "dora"}, "learner.adapter", "learner.lora_rank=16"),
         ({"learner__lora_rslora": True}, "learner.lora_rslora", "learner.lora_rank=16"),
+        ({"weight_sync__lora": "adapter"}, "weight_sync.lora", "there is no adapter to send"),
+        (
+            {"weight_sync__lora": "adapter", "learner__lora_rank": 8, "learner__adapter": "dora"},
+            "weight_sync.lora",
+            "vLLM cannot serve dora",
+        ),
+        ({"weight_sync__lora": "adapter", "learner__lora_rank": 1000}, "weight_sync.lora", "rank 512 at most"),
+        (
+            {"weight_sync__lora": "adapter", "learner__lora_rank": 8, "learner__lora_targets": "q_proj, embed_tokens"},
+            "weight_sync.lora",
+            "no engine takes an adapter on embed_tokens",
+        ),
+        (
+            {"weight_sync__lora": "adapter", "learner__lora_rank": 8, "weight_sync__transport": "delta"},
+            "weight_sync.transport",
+            "weight_sync.transport=auto",
+        ),
+        (
+            {"generator__engine_options": {"max_lora_rank": 8}},
+            "generator.engine_options.max_lora_rank",
+            "refuse every version",
+        ),
         (
             {"learner__lora_rank": 8, "algorithm__reference_mixup": 0.6},
             "algorithm.reference_mixup",

@@ -96,6 +96,7 @@ def test_a_server_killed_in_mid_run_holds_up_nothing_and_back_filling_completes_
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # what is sent during the outage fails at once
     folder = RunFolder.create(tmp_path / "runs" / "a")
     tracking = {"mlflow_uri": None, "experiment": "outage", "registered_model": None}
     folder.config.write_text(yaml.safe_dump({"name": "a", "tracking": tracking}), encoding="utf-8")
@@ -103,23 +104,32 @@ def test_a_server_killed_in_mid_run_holds_up_nothing_and_back_filling_completes_
     tracker = open_tracker(folder, config, Progress(9, io.StringIO()), run_name="a", attempt=1)
     client = MlflowClient(tracking_uri=server.uri)
 
+    def note(key: str) -> str:
+        return json.loads(folder.mlflow_run.read_text())[key]
+
     def history(key: str = "reward/mean") -> list[tuple[int, float]]:
-        run_id = json.loads(folder.mlflow_run.read_text())["run_id"]
-        return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, key))
+        return sorted((metric.step, metric.value) for metric in client.get_metric_history(note("run_id"), key))
+
+    def traced() -> int:
+        experiments = [note("experiment_id")]
+        return len(client.search_traces(locations=experiments, run_id=note("run_id"), include_spans=False))
 
     waited = steps(tracker, range(1, 4))
     wait_for(folder.mlflow_run.exists, 60, lambda: "the run to be opened")
-    wait_for(lambda: len(history()) == 3, 60, lambda: "the steps before the outage")
+    wait_for(lambda: len(history()) == 3 and traced() == 3 * 2, 60, lambda: "the steps before the outage")
     server.kill()
     waited += steps(tracker, range(4, 7))
-    wait_for(lambda: tracker.mlflow_dropped >= 3, 120, lambda: "the sink to give up on the steps of the outage")
+    items = 3 * 3  # records, tables, files of traces
+    wait_for(lambda: tracker.mlflow_dropped == items, 120, lambda: "the sink to give up on the steps of the outage")
     server.start()
     waited += steps(tracker, range(7, 10))
     tracker.finish("finished")
     assert waited < 2, "logging nine steps waits for no server"
+    assert tracker.mlflow_dropped == items
     assert [step for step, _ in history()] == [1, 2, 3, 7, 8, 9], "the outage is a gap"
 
-    assert back_fill(folder.path) >= 3 * 2
+    values_of_a_step = 2 + 3  # those that were logged, and the accounts of tracking
+    assert back_fill(folder.path) == 3 * (values_of_a_step + 1 + 2)
     assert history() == [(step, step / 10) for step in range(1, 10)]
     assert history("policy/loss") == [(step, -step / 10) for step in range(1, 10)]
     (experiment,) = client.search_experiments(filter_string="name = 'outage'")

@@ -65,5 +65,5 @@ def _recipe_text(loaded: LoadedRecipe) -> str:
     nested: dict[str, Any] = {}
     for key in sorted(loaded.origins):
         section, dot, last = key.rpartition(".")
-        (nested.setdefault(section, {}) if dot else nested)[last] = get(loaded.config, key)
+        (nested.setdefault(section, {}) if dot else nested)[last] = get(loaded.as_written, key)
     return yaml.safe_dump(nested, sort_keys=True, allow_unicode=True, width=100)

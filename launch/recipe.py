@@ -25,6 +25,8 @@ class LoadedRecipe:
     """A recipe that has passed every check."""
 
     config: Config
+    as_written: Config
+    """The same with `auto` types as they stand in the recipe: what another machine is to resolve for itself."""
     folder: Path
     """Reward files are relative to it: the folder of the last recipe that is the user's own, else the working
     directory."""
@@ -69,7 +71,8 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
     for override in overrides:
         typed.apply_override(override)
     problems = found.problems + typed.problems + typed.missing()
-    config = with_native_types(typed.config())
+    as_written = typed.config()
+    config = with_native_types(as_written)
     # A rule that reads a key which is wrong already would only report the same mistake again.
     wrong = {_owner(key) for problem in problems for key in (problem.key, *problem.related)}
     problems += [
@@ -82,6 +85,7 @@ def load_recipe(paths: Sequence[str], overrides: Sequence[str], *, elsewhere: st
         raise RecipeError(list(dict.fromkeys(problems)))
     return LoadedRecipe(
         config=config,
+        as_written=as_written,
         folder=folder,
         text=render(config, typed.origins),
         files=tuple(found.files),

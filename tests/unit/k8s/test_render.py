@@ -76,7 +76,8 @@ def test_the_recipe_in_the_pod_is_the_recipe(tmp_path: Path) -> None:
         "defaults: [mbpp_qwen2.5_coder_7b]\nreward:\n  functions: {'mine.py:taste': 1.0}\n"
     )
     loaded = load_recipe(
-        [str(tmp_path / "recipe.yaml")], ["max_steps=7", "resume=/data/runs/x/checkpoints/step_000002"]
+        [str(tmp_path / "recipe.yaml")],
+        ["max_steps=7", "resume=/data/runs/x/checkpoints/step_000002", "generator.dtype=auto"],
     )
     objects = render(loaded, RenderOptions())
     (data,) = (item["data"] for item in objects if item["kind"] == "ConfigMap")
@@ -85,6 +86,7 @@ def test_the_recipe_in_the_pod_is_the_recipe(tmp_path: Path) -> None:
     for name, text in data.items():
         (pod / name).write_text(text)
     assert load_recipe([str(pod / "recipe.yaml")], []).config == loaded.config
+    assert yaml.safe_load(data["recipe.yaml"])["generator"]["dtype"] == "auto"  # for the pod's hardware to decide
     assert data["mine.py"].startswith("def taste")
     (job,) = (item["spec"] for item in objects if item["kind"] == "RayJob")
     assert "resume" not in job["entrypoint"]

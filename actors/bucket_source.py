@@ -70,7 +70,13 @@ class StoreSource:
             return Bucket(path=place[0], offset=place[1], nbytes=size, fetched_bytes=size, lasts=True, holds=data)
         self.copied += 1
         file = MemoryFile(size)
-        await asyncio.to_thread(np.copyto, file.data, data)
+        copying = asyncio.ensure_future(asyncio.to_thread(np.copyto, file.data, data))
+        try:
+            await asyncio.shield(copying)
+        except BaseException:  # nobody wants it any more, but a thread cannot be stopped
+            await asyncio.wait({copying})
+            file.close()
+            raise
         return Bucket(path=file.path, offset=0, nbytes=size, fetched_bytes=size, lasts=False, holds=file)
 
 

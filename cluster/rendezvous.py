@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
+
+_PORTS = range(20_000, 30_000)
+"""Between those of Ray's workers and those that Linux gives to outgoing connections: a busy node opens hundreds of these
+while a process group gets ready."""
 
 
 def free_address() -> tuple[str, int]:
@@ -10,12 +15,20 @@ def free_address() -> tuple[str, int]:
 
     Called on the actor that will listen. The port is free until somebody takes it: the process group must be made
     right after, and a collision shows as a failed start, which is tried again.
+
+    Raises:
+        RuntimeError: all ports are taken.
     """
     import ray.util
 
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):  # a seeded one would meet its twin
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return ray.util.get_node_ip_address(), port
+    raise RuntimeError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free for the learner's process group")
 
 
 def interface_towards(host: str, port: int) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import psutil
+import pytest
 
-from funicular.cluster.rendezvous import interface_towards
+from funicular.cluster.rendezvous import free_address, interface_towards
 
 
 def test_the_interface_to_this_node_itself_is_the_loopback() -> None:
@@ -23,3 +25,12 @@ def test_the_interface_to_an_address_of_a_card_is_that_card() -> None:
         if one.family is socket.AF_INET
     }
     assert {address: interface_towards(address, 29500) for address in cards} == cards
+
+
+def test_a_port_for_ranks_is_none_that_outgoing_connections_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    host, port = free_address()
+    first, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert port < first
+    with socket.socket() as listener:
+        listener.bind((host, port))

@@ -6,8 +6,8 @@ import random
 import socket
 
 _PORTS = range(20_000, 30_000)
-"""Between those of Ray's workers and those that Linux gives to outgoing connections: a busy node opens hundreds of these
-while a process group gets ready."""
+"""Between those of Ray's workers and those that Linux gives to outgoing connections: a busy node opens hundreds of
+them while a process group gets ready."""
 
 
 def free_address() -> tuple[str, int]:

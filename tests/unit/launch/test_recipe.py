@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from funicular.launch.config import Config
-from funicular.launch.key_names import PEER_NAMES
+from funicular.launch.peer_names import PEER_NAMES
 from funicular.launch.problems import RecipeError
 from funicular.launch.recipe import LoadedRecipe, load_recipe
 from funicular.launch.recipe_files import packaged_recipes

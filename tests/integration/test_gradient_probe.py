@@ -94,7 +94,7 @@ async def test_the_learner_computes_the_gradient_of_every_loss(
     algorithm: AlgorithmConfig, plain: PlainPolicy, hosts: list[Any], model: str, tmp_path: Path
 ) -> None:
     found = await errors(plain, hosts, model, make_batch(plain, algorithm), LEARNER, tmp_path)
-    assert found.relative < 1e-5, found.worst
+    assert found.relative < 2e-5, found.worst  # float32 against float64: rloo's is 1.3e-5 on a processor with AMX
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])

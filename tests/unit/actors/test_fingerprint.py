@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from funicular.actors.fingerprint import column_fingerprint, fingerprint, values_fingerprint
+from funicular.actors.fingerprint import _by_operations, column_fingerprint, fingerprint, values_fingerprint
 
 MODULUS = 1 << 64
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -19,6 +19,14 @@ def test_shards_in_any_direction_add_up_to_the_whole(dtype: torch.dtype) -> None
     for dim in (0, 1):
         parts = torch.tensor_split(whole, 3, dim=dim)
         assert sum(fingerprint(part) for part in parts) % MODULUS == fingerprint(whole)
+
+
+@DTYPES
+def test_a_gpu_says_the_same_as_a_cpu(dtype: torch.dtype) -> None:
+    """The learner may stand on one and the generator on the other."""
+    whole = matrix(dtype, rows=9000)  # more than one chunk
+    bits = whole.view(torch.int16 if dtype == torch.bfloat16 else torch.int32).view(-1)
+    assert _by_operations(bits) % MODULUS == fingerprint(whole)
 
 
 @DTYPES

@@ -1,0 +1,51 @@
+"""A bucket that was hashed ahead is the bucket that is loaded, or its hash does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xxhash
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def transfer() -> Iterator[Any]:
+    """The transfer engine of an engine worker whose model has no weights."""
+    from funicular.actors.vllm_compat import ShmInitInfo, ShmWeightTransferEngine
+
+    engine = ShmWeightTransferEngine.__new__(ShmWeightTransferEngine)
+    engine.model = torch.nn.Module()
+    engine.init_transfer_engine(ShmInitInfo())
+    yield engine
+    engine.shutdown()
+
+
+def file_of(folder: Path, name: str, content: bytes) -> str:
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_the_hash_taken_ahead_is_that_of_the_bucket(transfer: Any, tmp_path: Path) -> None:
+    path = file_of(tmp_path, "store", b"..first.second")
+    transfer.hash_ahead(path, 8, 6)
+    assert transfer.open_bucket(path, 8, 6, lasts=True) == xxhash.xxh3_64_intdigest(b"second")
+
+
+def test_another_bucket_does_not_get_it(transfer: Any, tmp_path: Path) -> None:
+    path = file_of(tmp_path, "store", b"..first.second")
+    transfer.hash_ahead(path, 8, 6)
+    assert transfer.open_bucket(path, 2, 5, lasts=True) == xxhash.xxh3_64_intdigest(b"first")
+
+
+def test_nor_does_the_next_weight_set_in_the_same_place(transfer: Any, tmp_path: Path) -> None:
+    path = file_of(tmp_path, "store", b"older")
+    transfer.hash_ahead(path, 0, 5)
+    transfer.start_weight_update()  # the one before was given up
+    Path(path).write_bytes(b"newer")
+    assert transfer.open_bucket(path, 0, 5, lasts=True) == xxhash.xxh3_64_intdigest(b"newer")

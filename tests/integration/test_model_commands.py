@@ -54,7 +54,8 @@ def greedy(folder: Path, adapter: Path | None = None) -> str:
             ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         cached = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)[0].tolist()
     assert cached == ids
-    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    # The server holds back a character whose last bytes have not come yet; a limit on tokens may cut there.
+    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_the_exported_checkpoint_is_the_runs_own_model(trained: Path) -> None:
 def test_the_server_says_what_the_learners_model_says(trained: Path, server: Any) -> None:
     def answer(name: str) -> str:
         said = server.chat.completions.create(model=name, messages=QUESTION, temperature=0, max_tokens=TOKENS)
-        return said.choices[0].message.content
+        return said.choices[0].message.content.rstrip("\N{REPLACEMENT CHARACTER}")
 
     assert {model.id for model in server.models.list()} == {"initial", "trained"}
     initial = greedy(trained / "model")

@@ -16,6 +16,7 @@ PEER_NAMES = {
     "advantage.estimator": "algorithm.loss",
     "advantage_estimator": "algorithm.loss",
     "policy_loss_type": "algorithm.loss",
+    "loss_mode": "algorithm.loss",
     "loss_agg_mode": "algorithm.aggregation",
     "loss_reduction": "algorithm.aggregation",
     "num_generations": "algorithm.group_size",

@@ -14,6 +14,7 @@ from funicular.launch.config import Config
 from funicular.launch.hardware import GPUS, Hardware, this_machine
 from funicular.launch.model_shape import shape_of
 from funicular.launch.plan_errors import earlier_error
+from funicular.launch.plan_fixes import engine_fix, learner_fixes, too_few
 from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.plan_speed import Bounds, Lengths, bounds
@@ -36,6 +37,8 @@ class Plan:
     room: CacheRoom
     lengths: Lengths
     bounds: Bounds
+    gpus: int | None = None
+    """That are there, of all nodes; None: as many as the recipe takes."""
 
     @property
     def problems(self) -> list[str]:
@@ -44,19 +47,26 @@ class Plan:
         of_rank = sum(part.nbytes for part in self.learner)
         if of_rank > self.hardware.memory:
             largest = max(self.learner, key=lambda part: part.nbytes)
+            fixes = learner_fixes(self.config, self.shape, self.hardware.memory, on_gpu=self.on_gpu)
             found.append(
-                f"a learner rank needs {_gib(of_rank)} of {_gib(self.hardware.memory)}, most of it {largest.name}: "
-                f"{_remedy(largest.name, self.config)}"
+                f"a learner rank needs {_gib(of_rank)} of {_gib(self.hardware.memory)}, most of it {largest.name}. "
+                + (f"It fits with {', or '.join(fixes)}" if fixes else "No one change that was tried makes it fit")
             )
         if self.room.completions < 1:
             found.append(
                 f"an engine's KV cache has room for {self.room.tokens:,.0f} tokens and one completion may need "
-                f"{self.room.longest:,}: raise generator.tensor_parallel_size or generator.gpu_memory_fraction"
-                if self.on_gpu
-                else f"an engine's KV cache has room for {self.room.tokens:,.0f} tokens and one completion may need "
-                f"{self.room.longest:,}: raise generator.kv_cache_gib"
+                f"{self.room.longest:,}. {self._engine_remedy()}"
             )
+        if self.gpus is not None and (few := too_few(self.config, self.gpus)):
+            found.append(few)
         return found
+
+    def _engine_remedy(self) -> str:
+        if not self.on_gpu:
+            return "Raise generator.kv_cache_gib"
+        if fix := engine_fix(self.config, self.shape, self.hardware):
+            return f"It fits with {fix}"
+        return "Raise generator.gpu_memory_fraction, or lower generator.max_completion_tokens"
 
     def text(self) -> str:
         """For the terminal."""
@@ -129,9 +139,11 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         shape: None: read from `model.path`.
 
     Raises:
-        ValueError: there is no configuration of the model.
+        ValueError: there is no configuration of the model, or a number of GPUs without their kind.
     """
     on_gpu = options.device != "cpu"
+    if options.gpus is not None and not on_gpu:
+        raise ValueError(f"--gpus={options.gpus}: expected --gpu NAME beside it; the default is a plan for this CPU")
     hardware = GPUS[options.device] if on_gpu else this_machine()
     shape = shape or shape_of(config.model.path)
     engine, room = engine_parts(config, shape, hardware if on_gpu else None)
@@ -149,6 +161,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         room=room,
         lengths=lengths,
         bounds=bounds(config, shape, hardware, room, lengths),
+        gpus=options.gpus,
     )
 
 
@@ -179,16 +192,6 @@ def _table(title: str, parts: Sequence[Part]) -> list[str]:
     rows = [f"  {part.name:<{width}}  {_gib(part.nbytes):>11}   {part.how}" for part in parts]
     total = sum(part.nbytes for part in parts)
     return [title, *rows, f"  {'together':<{width}}  {_gib(total):>11}"]
-
-
-def _remedy(largest: str, config: Config) -> str:
-    if largest == "activations" and not config.learner.gradient_checkpointing:
-        return "set learner.gradient_checkpointing=true, or lower learner.micro_batch_tokens"
-    if largest == "activations":
-        return "lower learner.micro_batch_tokens, or raise learner.sequence_parallel"
-    if config.learner.zero_stage < 3:
-        return f"raise learner.zero_stage (now {config.learner.zero_stage}) or learner.ranks, or set learner.lora_rank"
-    return "raise learner.ranks, set learner.offload_optimizer=cpu, or learner.lora_rank"
 
 
 def _gib(nbytes: float) -> str:

@@ -16,6 +16,8 @@ class PlanOptions:
 
     device: str = "cpu"
     """A name of hardware.GPUS, or cpu: this machine, measured."""
+    gpus: int | None = None
+    """Devices that are there, of all nodes; None: as many as the recipe takes."""
     prompt_tokens: int | None = None
     """Mean length; None: the recipe's longest."""
     completion_tokens: int | None = None
@@ -29,13 +31,14 @@ def add_plan(commands: argparse._SubParsersAction, takes_recipes: Callable[..., 
     parser = commands.add_parser(
         "plan", help="memory, speed and parts of a recipe, before anything starts", allow_abbrev=False
     )
-    takes_recipes(parser, "[--gpu NAME]")
+    takes_recipes(parser, "[--gpu NAME] [--gpus N]")
     parser.add_argument(
         "--gpu",
         choices=[*GPUS, "cpu"],
         default="cpu",
         help="kind of device; cpu (the default) is this machine, measured",
     )
+    parser.add_argument("--gpus", type=int, metavar="N", help="how many there are (default: as many as it takes)")
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help="mean length (default: the longest)")
     parser.add_argument("--completion-tokens", type=int, metavar="N", help="mean length (default: the longest)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan here too")
@@ -45,6 +48,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     """From the command line."""
     return PlanOptions(
         device=options.gpu,
+        gpus=options.gpus,
         prompt_tokens=options.prompt_tokens,
         completion_tokens=options.completion_tokens,
         json_file=options.json,

@@ -33,6 +33,7 @@ _OTHER_WEIGHTS = "the engine would use other weights than the learner sends, and
 _RELIED_ON = "Funicular sets it: recorded log-probabilities, weight sync or metrics rely on it"
 _OTHER_IMAGES = "the engine would see other pixels of an image than the learner; edit preprocessor_config.json instead"
 _OTHER_SHAPE = "weight sync reaches tensor-parallel workers of one node only"
+_FOREIGN_CODE = "no code of a model's folder is run, in no part: what needs it cannot be trained (docs/security.md)"
 
 _REFUSED = {
     **dict.fromkeys(
@@ -83,6 +84,7 @@ _REFUSED = {
         _RELIED_ON,
     ),
     **dict.fromkeys(("mm_processor_kwargs", "video_pruning_rate"), _OTHER_IMAGES),
+    **dict.fromkeys(("trust_remote_code", "code_revision"), _FOREIGN_CODE),
     **dict.fromkeys(
         (
             "pipeline_parallel_size",

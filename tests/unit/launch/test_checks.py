@@ -168,6 +168,11 @@ def test_every_number_of_the_schema_has_a_range() -> None:
             "refuse every version",
         ),
         (
+            {"generator__engine_options": {"trust_remote_code": True}},
+            "generator.engine_options.trust_remote_code",
+            "no code of a model's folder is run",
+        ),
+        (
             {"generator__engine_options": {"max_num_seqs": 8}},
             "generator.engine_options.max_num_seqs",
             "Set generator.max_sequences",

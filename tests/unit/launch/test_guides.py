@@ -72,7 +72,7 @@ def test_the_recipes_of_the_page_are_valid_and_raise_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tasks.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
+    (tmp_path / "tasks.jsonl").write_text('{"id": "a", "question": "What is 2 + 3?", "answer": "5"}\n')
     for name, text in RECIPES:
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert [name for name, _ in RECIPES] == ["mine.yaml", "eight.yaml"]

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from funicular.actors.layout import Layout, SharedSpan
+from funicular.actors.layout import Layout
 from funicular.actors.row_blocks import RowBlock, from_rows, row_blocks, to_rows
 from funicular.actors.tree_attention import tree_attention
+from funicular.actors.tree_blocks import TreeBatches, tree_batches
 
 ROWS_ATTENTION = "funicular_rows"
 """Name of this module's function among transformers' attention implementations."""
@@ -31,7 +32,9 @@ _QUERY_CHUNK = 512
 def attention_arguments(implementation: str, layout: Layout, device: torch.device) -> dict[str, Any]:
     """Keyword arguments for a model's forward pass over packed rows."""
     if implementation == ROWS_ATTENTION:
-        return {"row_blocks": row_blocks(layout.lengths, device), "shared_spans": layout.shared_spans()}
+        if layout.shares:
+            return {"tree_batches": tree_batches(layout, device)}
+        return {"row_blocks": row_blocks(layout.lengths, device)}
     if layout.shares:
         raise ValueError(f"{implementation} knows no rows that share their beginnings")
     bounds = torch.tensor(list(accumulate(layout.lengths, initial=0)), dtype=torch.int32, device=device)
@@ -50,8 +53,8 @@ def rows_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     is_causal: bool | None = None,
-    row_blocks: tuple[RowBlock, ...] | None = None,
-    shared_spans: tuple[SharedSpan, ...] = (),
+    row_blocks: tuple[RowBlock, ...] = (),
+    tree_batches: TreeBatches | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each row; an attention function of transformers.
@@ -61,8 +64,8 @@ def rows_attention(
         key, value: (1, key heads, T, d); key heads divide heads.
         sliding_window: keys that a query sees, itself included.
         softcap: scores become softcap * tanh(score / softcap) (Gemma 2).
-        row_blocks: of the pass's spans; of its rows, where they share nothing.
-        shared_spans: those that others go on from.
+        row_blocks: of the pass's rows, where they share nothing.
+        tree_batches: of its spans, where rows share their beginnings.
         options: what else a model passes on, for other implementations; attention sinks and biases are refused.
 
     Returns:
@@ -72,19 +75,20 @@ def rows_attention(
         ValueError: the model did not pass the rows on, or wants what is not done here.
     """
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    if row_blocks is None or attention_mask is not None or not causal or dropout or query.shape[0] != 1:
+    told = bool(row_blocks) or tree_batches is not None
+    if not told or attention_mask is not None or not causal or dropout or query.shape[0] != 1:
         raise ValueError(f"{type(module).__name__} does not call attention over packed rows as expected")
     if wanted := [name for name in ("s_aux", "position_bias", "cache") if options.get(name) is not None]:
         raise ValueError(f"{type(module).__name__} needs {wanted[0]}, which attention over packed rows has not")
-    if shared_spans and (sliding_window is not None or softcap is not None):
+    if tree_batches is not None and (sliding_window is not None or softcap is not None):
         kind = "sliding windows" if softcap is None else "soft-capped scores"
         raise ValueError(f"{type(module).__name__} has {kind}, which a shared prompt is not computed with")
     dtype = _multiplied_in(value)
     tensors = (query[0].to(dtype), key[0].to(dtype), value[0].to(dtype))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(value.device.type, enabled=False):
-        if shared_spans:
-            out = tree_attention(*tensors, row_blocks, shared_spans, scale=scale)
+        if tree_batches is not None:
+            out = tree_attention(*tensors, tree_batches, scale=scale)
         else:
             out = _each_row(*tensors, row_blocks, scale=scale, window=sliding_window, softcap=softcap)
     return out.to(value.dtype)[None], None

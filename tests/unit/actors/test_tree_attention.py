@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from funicular.actors import attention_kernels
 from funicular.actors.attention import ROWS_ATTENTION, attention_arguments, rows_attention
 from funicular.actors.layout import Layout
-from funicular.actors.row_blocks import row_blocks
 from funicular.actors.tree_attention import tree_attention
+from funicular.actors.tree_blocks import tree_batches
 from tests.layouts import layouts, paths
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_in_bfloat16_it_is_as_exact_as_the_type(plain: bool, monkeypatch: pytest
     leaves = tuple(states(LAYOUT, heads, heads, torch.bfloat16) for heads in (4, 2, 2))
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in leaves)
     q, k, v = (leaf[0].transpose(0, 1) for leaf in leaves)
-    out = tree_attention(q, k, v, row_blocks(LAYOUT.lengths, CPU), LAYOUT.shared_spans(), scale=SCALE)
+    out = tree_attention(q, k, v, tree_batches(LAYOUT, CPU), scale=SCALE)
     expected = row_by_row(LAYOUT, exact)
     assert out.dtype == torch.bfloat16
     assert relative(out, expected) < 5e-3

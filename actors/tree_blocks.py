@@ -1,0 +1,155 @@
+"""Spans of a pass in batches of about the same length, wherever they stand: `tree_attention.py` makes a call of each.
+
+A batch is made once for a pass and serves every layer. Short spans are the reason: a call for each group, over some
+tens of tokens, costs more in the call than in the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+
+from funicular.actors.layout import Layout, SharedSpan
+
+_WASTE = 0.25
+_FREE_WASTE = 4096
+"""Padded pairs of tokens that cost less than a call of their own."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretches:
+    """Stretches of a pass's tokens side by side, (rows, width), padded on the right where they are shorter."""
+
+    rows: int
+    width: int
+    padded: torch.Tensor
+    """(rows * width,) token of each place; a padded place has its stretch's last token again."""
+    tokens: torch.Tensor
+    """(n,) the tokens, each once."""
+    places: torch.Tensor | None
+    """(n,) the place of each; None: nothing is padded."""
+
+    @classmethod
+    def of(cls, bounds: Sequence[tuple[int, int]], device: torch.device) -> Stretches:
+        """Of tokens from the first bound to before the second."""
+        starts, ends = torch.tensor(bounds).unbind(1)
+        width = int((ends - starts).max())
+        columns = torch.arange(width)
+        padded = torch.minimum(starts[:, None] + columns, ends[:, None] - 1).reshape(-1)
+        real = (columns < (ends - starts)[:, None]).reshape(-1)
+        places = None if bool(real.all()) else real.nonzero()[:, 0].to(device)
+        return cls(
+            rows=len(bounds), width=width, padded=padded.to(device), tokens=padded[real].to(device), places=places
+        )
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(T, heads, d) of a pass to (rows, heads, width, d)."""
+        return tensor.index_select(0, self.padded).unflatten(0, (self.rows, self.width)).transpose(1, 2)
+
+    def take_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same with zeros in padded places: nothing comes back from there."""
+        if self.places is None:
+            return self.take(tensor)
+        taken = tensor.new_zeros(self.rows * self.width, *tensor.shape[1:])
+        taken.index_copy_(0, self.places, tensor.index_select(0, self.tokens))
+        return taken.unflatten(0, (self.rows, self.width)).transpose(1, 2)
+
+    def drop(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(rows, heads, width, d) to (n, heads, d): the tokens', in the order of `tokens`."""
+        flat = tensor.transpose(1, 2).flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+    def seen(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """(rows, 1, 1, width) to add to scores of these as keys; None: nothing is padded."""
+        if self.places is None:
+            return None
+        mask = torch.full((self.rows * self.width,), -torch.inf, dtype=dtype, device=self.padded.device)
+        mask[self.places] = 0.0
+        return mask.view(self.rows, 1, 1, self.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedBatch:
+    """Spans that others go on from, and for each the tokens behind it that see all of it."""
+
+    keys: Stretches
+    queries: Stretches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeBatches:
+    """The calls that a pass's attention is made of."""
+
+    own: tuple[Stretches, ...]
+    """Spans: each token sees its own up to itself. Together every token once."""
+    shared: tuple[SharedBatch, ...]
+
+
+def tree_batches(layout: Layout, device: torch.device) -> TreeBatches:
+    """Batches of a layout's spans, whose padding wastes at most a quarter of their pairs of tokens.
+
+    Keys are padded on a CPU only, whose kernel takes a mask of keys; FlashAttention's does not.
+    """
+    ends = list(accumulate(layout.lengths))
+    spans = [(end - length, end) for length, end in zip(layout.lengths, ends, strict=True)]
+    own = _batches(spans, size=lambda span: (span[1] - span[0], span[1] - span[0]), alike=False)
+    shared = (
+        batch
+        for level in _levels(layout.shared_spans())
+        for batch in _batches(
+            level, size=lambda span: (span.end - span.start, span.last - span.end), alike=device.type != "cpu"
+        )
+    )
+    return TreeBatches(
+        own=tuple(Stretches.of(batch, device) for batch in own),
+        shared=tuple(
+            SharedBatch(
+                keys=Stretches.of([(span.start, span.end) for span in batch], device),
+                queries=Stretches.of([(span.end, span.last) for span in batch], device),
+            )
+            for batch in shared
+        ),
+    )
+
+
+def _levels(spans: Sequence[SharedSpan]) -> list[list[SharedSpan]]:
+    """Spans, given in order, by how many others they go on from. In one level no token sees two of them."""
+    levels: list[list[SharedSpan]] = []
+    path: list[SharedSpan] = []
+    for span in spans:
+        while path and path[-1].last <= span.start:
+            path.pop()
+        if len(path) == len(levels):
+            levels.append([])
+        levels[len(path)].append(span)
+        path.append(span)
+    return levels
+
+
+def _batches(items: Sequence[_T], *, size: Callable[[_T], tuple[int, int]], alike: bool) -> Iterator[list[_T]]:
+    """Cut items, sorted by size, where a batch would be too much padding.
+
+    Args:
+        size: keys and queries of an item.
+        alike: only items of the same number of keys may be in a batch.
+    """
+    batch: list[_T] = []
+    used = most_keys = most_queries = 0
+    for item in sorted(items, key=size, reverse=True):
+        keys, queries = size(item)
+        padded = (len(batch) + 1) * max(most_keys, keys) * max(most_queries, queries)
+        wasteful = padded - used - keys * queries > _WASTE * (used + keys * queries) + _FREE_WASTE
+        if batch and (wasteful or (alike and keys != most_keys)):
+            yield batch
+            batch, used, most_keys, most_queries = [], 0, 0, 0
+        batch.append(item)
+        used += keys * queries
+        most_keys, most_queries = max(most_keys, keys), max(most_queries, queries)
+    if batch:
+        yield batch

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from funicular.actors import vllm_cpu_kernels
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.images import is_vision_model
 from funicular.actors.served_adapter import ServedAdapter
@@ -106,6 +107,7 @@ def _on_cpu(config: GeneratorConfig) -> dict[str, Any]:
         "block_size": CPU_BLOCK,
         "enforce_eager": True,  # compiling costs minutes on CPU and gains nothing there
         "distributed_executor_backend": IN_PROCESS if config.tensor_parallel_size == 1 else "mp",
+        "ir_op_priority": dict(vllm_cpu_kernels.PRIORITY),
     }
 
 

@@ -32,7 +32,9 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.models import ModelRegistry
+from vllm.platforms import current_platform
 
+from funicular.actors import vllm_cpu_kernels
 from funicular.actors.adapter_slot import AdapterSlot
 from funicular.actors.engine_tensors import embedding_weights, expected_tensors, observe
 from funicular.actors.mappings import Mappings
@@ -48,6 +50,8 @@ def register() -> None:
         WeightTransferEngineFactory.register_engine(BACKEND, ShmWeightTransferEngine)
     if find_spec("torchvision") is None:
         ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", "funicular.actors.vllm_vision:ImagesOnly")
+    if current_platform.is_cpu():
+        vllm_cpu_kernels.register()
 
 
 @dataclass
@@ -173,7 +177,6 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
     """Repair 1: the reload fills the shared parameter, but repacks it for the embedding only, not for the head."""
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return

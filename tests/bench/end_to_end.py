@@ -4,8 +4,8 @@
     python tests/bench/end_to_end.py --trl FOLDER --dtype bfloat16 --max-staleness 0 1
 
 `--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL's trainer generates with
-transformers, its way without a second engine. Both sample at temperature 1; the first step is not timed. Ours leaves
-out groups whose gradient is 0. Memory is the proportional set size of all the variant's processes together, read once a
+transformers, its way without a second engine. Both sample at temperature 1 and learn a step's completions
+in one pass; the first step is not timed. Ours leaves out groups whose gradient is 0. Memory is the proportional set size of all the variant's processes together, read once a
 second: in all, and above what the same processes take when they have only imported what they need.
 """
 
@@ -28,6 +28,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 RECIPE = "embedded"
+PROMPT_TOKENS = 128
+"""At most, of a task of the recipe."""
 TRL_IMPORTS = ("import torch, accelerate, datasets, transformers; from trl import GRPOConfig, GRPOTrainer",)
 OUR_IMPORTS = (
     "import funicular.launch.build, funicular.launch.train",
@@ -131,6 +133,7 @@ def ours(work: Work, max_staleness: int, overrides: list[str], cwd: Path, deadli
         "generator.dtype": work.dtype,
         "learner.compute_dtype": work.dtype,
         "learner.learning_rate": work.learning_rate,
+        "learner.micro_batch_tokens": work.groups * work.group_size * (PROMPT_TOKENS + work.max_completion_tokens),
         "evaluation.tasks": 0,
         "checkpoint.every": 0,
         "tracking.mlflow": "false",

@@ -4,9 +4,10 @@
     python tests/bench/end_to_end.py --trl FOLDER --dtype bfloat16 --max-staleness 0 1
 
 `--trl` is a folder that `pip install --no-deps --target FOLDER trl==1.16.0` has filled. TRL's trainer generates with
-transformers, its way without a second engine. Both sample at temperature 1 and learn a step's completions
-in one pass; the first step is not timed. Ours leaves out groups whose gradient is 0. Memory is the proportional set size of all the variant's processes together, read once a
-second: in all, and above what the same processes take when they have only imported what they need.
+transformers, its way without a second engine. Both sample at temperature 1 and learn a step's completions in one pass;
+the first step is not timed. Ours leaves out groups whose gradient is 0. Memory is the proportional set size of all the
+variant's processes together, read once a second: in all, and above what the same processes take when they have only
+imported what they need.
 """
 
 from __future__ import annotations

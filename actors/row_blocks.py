@@ -65,18 +65,10 @@ def _cut(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield block
 
 
-def to_rows(tensor: torch.Tensor, block: RowBlock, *, repeated: bool = True) -> torch.Tensor:
-    """(heads, tokens, d) of a block to (rows, heads, width, d).
-
-    Args:
-        repeated: padded places have their row's last token; else zeros, without a gradient.
-    """
+def to_rows(tensor: torch.Tensor, block: RowBlock) -> torch.Tensor:
+    """(heads, tokens, d) of a block to (rows, heads, width, d); padded places have their row's last token."""
     if block.to_padded is not None and block.to_packed is not None:
-        if repeated:
-            tensor = _Pad.apply(tensor, block.to_padded, block.to_packed)
-        else:
-            zeros = tensor.new_zeros(tensor.shape[0], block.rows * block.width, tensor.shape[2])
-            tensor = zeros.index_copy_(1, block.to_packed, tensor)
+        tensor = _Pad.apply(tensor, block.to_padded, block.to_packed)
     return tensor.unflatten(1, (block.rows, block.width)).transpose(0, 1)
 
 

@@ -76,7 +76,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     local = address == "local"
     # A variable that both the job and this process name has the same value in both; Ray refuses it otherwise
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-    environment = {"env_vars": _worker_environment()}
+    environment = {"env_vars": worker_environment()}
     cpu_only = config.use_gpu is False or (config.use_gpu is None and torch_is_cpu_build())
     if local:
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: workers lose to everything else
@@ -209,7 +209,7 @@ def torch_is_cpu_build() -> bool:
     return version("torch").endswith("+cpu")
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """What Ray's processes need of this one's environment; Ray passes nothing on by itself."""
     passed = ("HF_", "NCCL_", "GLOO_", "GOMP_", "GLIBC_TUNABLES", "PYTHONDONTWRITEBYTECODE", "FUNICULAR_")
     defaults = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": _SPINS}

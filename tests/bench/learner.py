@@ -115,8 +115,12 @@ def run(variant: str, work: dict[str, Any], deadline_s: float) -> dict[str, Any]
     """A variant's figures, or why there are none."""
     if "trl" in variant and not work["trl"]:
         return "skipped: no --trl FOLDER"
+    from funicular.cluster.session import worker_environment
+
     path = [str(ROOT), *filter(None, [work["trl"], os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "TRL_EXPERIMENTAL_SILENCE": "1"}
+    if variant.startswith("ours"):
+        environment |= worker_environment()  # as a learner rank has it in a run
     command = [sys.executable, __file__, "--child", json.dumps({"variant": variant, "work": work})]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=deadline_s)

@@ -210,9 +210,13 @@ def torch_is_cpu_build() -> bool:
 
 
 def worker_environment() -> dict[str, str]:
-    """What Ray's processes need of this one's environment; Ray passes nothing on by itself."""
+    """What Ray's processes need of this one's environment; Ray passes nothing on by itself.
+
+    Not the hub's token: the driver fetches models and data, and Ray's dashboard and state files show what is passed.
+    """
     passed = ("HF_", "NCCL_", "GLOO_", "GOMP_", "GLIBC_TUNABLES", "PYTHONDONTWRITEBYTECODE", "FUNICULAR_")
     defaults = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": _SPINS}
     if torch_is_cpu_build():
         defaults["GLIBC_TUNABLES"] = _MALLOC
-    return defaults | {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    given = {name: value for name, value in os.environ.items() if name.startswith(passed) and name != "HF_TOKEN"}
+    return defaults | given

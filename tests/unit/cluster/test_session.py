@@ -17,6 +17,7 @@ from funicular.cluster.session import (
     _wait_for_room,
     sandbox_cpus_by_node,
     seen_by_actors,
+    worker_environment,
 )
 
 
@@ -106,3 +107,11 @@ def test_sandbox_pools_go_to_the_nodes_kept_for_them_or_to_all_that_offer_cpus(m
     assert sandbox_cpus_by_node() == {"gpus": 32}
     monkeypatch.setattr(ray, "nodes", lambda: [head, gpus, kept, dead])
     assert sandbox_cpus_by_node() == {"kept": 16}
+
+
+def test_the_hub_s_token_stays_with_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME"):
+        monkeypatch.setenv(name, f"value of {name}")
+    environment = worker_environment()
+    assert environment["HF_HOME"] == "value of HF_HOME"
+    assert [name for name in environment if "TOKEN" in name] == ["TOKENIZERS_PARALLELISM"]

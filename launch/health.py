@@ -8,7 +8,7 @@ from pathlib import Path
 
 from funicular.launch.config import Config
 from funicular.launch.local_scoring import details_text, local_runner, verifier_alone
-from funicular.rewards.reference import reference_text
+from funicular.rewards.reference import answer_in_tags, reference_text
 from funicular.rewards.types import Status, Task, Verdict
 
 _SHOWN = 160
@@ -38,6 +38,8 @@ class HealthReport:
 def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthReport:
     """Verify the reference answer and an empty answer of each task, with the recipe's verifier.
 
+    Where the prompt asks for `<answer>` tags, also the answer alone in them.
+
     Args:
         folder: the recipe's.
         tasks: those to check; see `reward.health_tasks`.
@@ -52,15 +54,18 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
         sandbox=replace(config.sandbox, slots=1),
     )
     problems: list[str] = []
-    contradicted = False
+    contradicted = tags_unread = False
     with_reference = 0
     with local_runner(alone, folder) as runner:
         for task in tasks:
             reference = reference_text(task, config.reward.verifier_options)
-            texts = [""] if reference is None else ["", reference]
+            in_tags = answer_in_tags(task, config.reward.verifier_options)
+            texts = ["", *dict.fromkeys(text for text in (reference, in_tags) if text is not None)]
             verdicts, _ = runner.score(task, texts, [[] for _ in texts])
             problems += problems_of(task, texts, verdicts)
-            contradicted |= any(map(_contradicts, texts, verdicts))
+            wrong = [text for text, verdict in zip(texts, verdicts, strict=True) if _contradicts(text, verdict)]
+            contradicted |= bool(wrong)
+            tags_unread |= in_tags in wrong and reference not in wrong
             with_reference += reference is not None
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
@@ -68,6 +73,11 @@ def check_health(config: Config, folder: Path, tasks: Sequence[Task]) -> HealthR
         if contradicted:
             consequence = "; a policy would learn from wrong verdicts"
             remedy = "Correct the data (data.answer_column, data.answer_pattern) or reward.verifier; "
+        if tags_unread:
+            remedy = (
+                "The prompt asks for <answer> tags. Take a verifier that reads them, with reward.verifier_options.tag="
+                "answer (number, exact_text, choice), or let the prompt ask for what this one reads; "
+            )
         raise HealthError(
             f"reward.verifier={config.reward.verifier} fails its health check on {len(tasks)} tasks{consequence}:\n"
             f"{listed}\n{remedy}reward.health_tasks=0 trains without this check."

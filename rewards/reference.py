@@ -10,6 +10,7 @@ from typing import Any
 
 from funicular.rewards.choice import LETTERS
 from funicular.rewards.mathematics import final_expression
+from funicular.rewards.messages import content_text
 from funicular.rewards.needle import needles_of
 from funicular.rewards.numeric import GSM8K_MARK
 from funicular.rewards.types import Task
@@ -26,14 +27,43 @@ def reference_text(task: Task, options: Options) -> str | None:
     Raises:
         ValueError: the verifier is not in REFERENCES, or the reference is not what it needs.
     """
+    text = _untagged(task, options)
+    tag = options.get("tag", _DEFAULT_TAGS.get(task.verifier))
+    return f"<{tag}>{text}</{tag}>" if tag and text is not None else text
+
+
+def answer_in_tags(task: Task, options: Options) -> str | None:
+    """The answer as a policy writes it that does no more than the prompt asks: `<answer>25</answer>`.
+
+    None where the prompt asks for no such tags, or for the mark that the verifier reads besides, or where the reference
+    is a whole solution.
+
+    Raises:
+        ValueError: as reference_text.
+    """
+    text, prompt = _untagged(task, options), _prompt_text(task)
+    if text is None or "<answer>" not in prompt:
+        return None
+    if marks := _MARKS.get(task.verifier, ()):
+        text = str(task.answer).strip()
+    if any(mark in prompt or mark in text for mark in marks):
+        return None
+    return f"<answer>{text}</answer>"
+
+
+def _untagged(task: Task, options: Options) -> str | None:
     if task.verifier not in REFERENCES:
         raise ValueError(f"verifier {task.verifier}: funicular.rewards.reference does not know its answers")
     write = REFERENCES[task.verifier]
     if write is None or task.answer is None or not task.answer.strip():
         return None
-    text = write(task, options)
-    tag = options.get("tag", _DEFAULT_TAGS.get(task.verifier))
-    return f"<{tag}>{text}</{tag}>" if tag else text
+    return write(task, options)
+
+
+def _prompt_text(task: Task) -> str:
+    if isinstance(task.prompt, str):
+        return task.prompt
+    return "\n".join(content_text(message["content"]) for message in task.prompt)
 
 
 def _as_it_is(task: Task, options: Options) -> str:
@@ -87,3 +117,5 @@ REFERENCES: dict[str, Callable[[Task, Options], str] | None] = {
 """By the verifier's name; None: it has references, but no completion can be made out of them."""
 _DEFAULT_TAGS = {"reasoning_gym": "answer"}
 """Verifiers that read a tag unless they are told otherwise."""
+_MARKS = {"math": ("\\boxed", "####"), "boxed": ("\\boxed",), "gsm8k": ("####",)}
+"""What verifiers look for, and a prompt must therefore ask for."""

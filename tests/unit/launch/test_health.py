@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,35 @@ def test_every_task_whose_reference_fails_is_named_with_what_the_verifier_said(t
     assert "task a:" not in said
     assert "reward.health_tasks=0" in said
     assert "Correct the data" in said
+
+
+@pytest.mark.parametrize("verifier", ["math", "boxed", "exact_text"])
+def test_a_verifier_that_does_not_read_the_tags_that_the_prompt_asks_for_is_not_well(
+    tmp_path: Path, verifier: str
+) -> None:
+    asked = replace(task("a", "25", verifier), prompt="What is 5 * 5? Write it between <answer> and </answer>.")
+    with pytest.raises(HealthError) as caught:
+        check_health(config(verifier), tmp_path, [asked])
+    said = str(caught.value)
+    assert "task a: the reference answer, as '<answer>25</answer>', gave failed, expected passed" in said
+    assert "reward.verifier_options.tag=answer" in said
+
+
+@pytest.mark.parametrize(
+    ("verifier", "options", "prompt"),
+    [
+        ("number", {"tag": "answer"}, "Write it between <answer> and </answer>."),
+        ("exact_number", {}, "Write it between <answer> and </answer>."),
+        ("boxed", {}, "Write \\boxed{} between <answer> and </answer>."),
+        ("gsm8k", {}, "Write #### and the number between <answer> and </answer>."),
+    ],
+)
+def test_a_verifier_that_reads_what_the_prompt_asks_for_is_well(
+    tmp_path: Path, verifier: str, options: dict[str, object], prompt: str
+) -> None:
+    asked = replace(task("a", "25", verifier), prompt=({"role": "user", "content": prompt},))
+    report = check_health(config(verifier, **options), tmp_path, [asked])
+    assert report.with_reference == 1
 
 
 def test_an_empty_answer_that_passes_is_named() -> None:

@@ -75,7 +75,7 @@ set_up() {
             fail "$python -m venv $FUNICULAR_VENV failed; the reason stands above."
         "$bin/python" -m pip install --quiet --disable-pip-version-check "uv==$FUNICULAR_UV_VERSION" ||
             say "uv cannot be installed; going on with pip"
-        say "installing $(basename "$lock")"
+        say "installing $(basename "$lock"): minutes without a line while the packages' Python files are compiled"
         install_lock "$lock" ||
             fail "The packages could not be installed; the reason stands above. Run $0 again to go on."
         printf '%s\n' "$packages" >"$FUNICULAR_VENV/.funicular-stamp"

@@ -22,7 +22,7 @@ from funicular.actors.sampling import sampling_parameters
 from funicular.actors.served_adapter import ServedAdapter
 from funicular.actors.serving_stats import ServingStats, StatCollector, stat_loggers
 from funicular.actors.types import GenerationRecord, GenerationRequest, GroupPayload
-from funicular.actors.weights import PublishedWeights, SyncRecord
+from funicular.actors.weights import PublishedWeights, SyncRecord, WeightSyncError
 
 CONCURRENT_CALLS = 4096
 """Calls that one actor answers at once: groups in flight, and health, metrics and installs beside them."""
@@ -275,8 +275,14 @@ class Generator:
         Raises:
             WeightSyncError: not committed; `stage` is manifest (nothing was touched), bucket, load, verify or
                 canary. After the last four nothing is generated until a later install succeeds.
+            GroupFailed: `engine_died`; no later install can succeed.
         """
-        return await self._installer.install(published, attempt)
+        try:
+            return await self._installer.install(published, attempt)
+        except WeightSyncError as error:
+            if self._engine.errored:
+                raise GroupFailed("engine_died", f"{self._name}: {error}") from error
+            raise
 
     def _abort_running(self, reason: str) -> None:
         """Groups that have nothing in the engine yet go on waiting."""

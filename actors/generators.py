@@ -166,7 +166,7 @@ class Generators(EngineMembers):
             except WeightSyncError as error:
                 refused = weights is self._newest
                 self._note_refusal(member, error)
-            except (RayActorError, DeadlineExceeded) as error:
+            except (RayActorError, DeadlineExceeded, GroupFailed) as error:
                 return first_line(error)
             else:
                 member.version = weights.manifest.version
@@ -183,7 +183,7 @@ class Generators(EngineMembers):
                 self._note_refusal(member, error)
                 await self._set_state(member, "waiting")
             return None
-        except (RayActorError, DeadlineExceeded) as error:
+        except (RayActorError, DeadlineExceeded, GroupFailed) as error:  # sending again to a dead engine heals nothing
             self._distrust(member, actor, first_line(error))
             return None
         if not self._is_current(member, actor):  # it was found out to be broken meanwhile

@@ -12,6 +12,7 @@ from typing import Any
 from funicular.actors.buffer import buffer_actor
 from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
+from funicular.actors.engine_link import SILENCE_DEADLINE_S
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.given_completions import GivenCompletions, encoder_actor
@@ -42,8 +43,8 @@ from funicular.rewards.runner import scoring_deadline_s
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.types import Task
 
-INSTALL_ANSWER_S = 15.0
-"""The generator's own deadline comes first, because it can say which part was late."""
+INSTALL_ANSWER_S = SILENCE_DEADLINE_S + 15.0
+"""The generator's own deadlines come first, because it can say which part was late."""
 
 
 def demand(config: Config) -> Demand:

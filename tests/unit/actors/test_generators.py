@@ -173,6 +173,24 @@ async def test_one_that_keeps_refusing_is_rebuilt_while_the_others_serve() -> No
     assert (await generators.metrics())["generators/serving"] == 2
 
 
+async def test_one_whose_engine_died_is_rebuilt_and_the_version_is_not_sent_twice() -> None:
+    world = FakeWorld()
+    generators, sync = await published(world, 2)
+    broken = world.made[1]
+
+    def die(actor: FakeEngineActor, version: int, attempt: int) -> None:
+        if actor is broken:
+            raise GroupFailed("engine_died", "generator-1: weight sync failed at load: EngineDeadError")
+
+    world.on_install = die
+    await sync.publish(1)
+    await settle()
+    assert world.packed == [0, 1]
+    assert world.killed == [broken]
+    assert world.installed[-1] == ("generator-1", 1)
+    assert (await generators.metrics())["generators/serving"] == 2
+
+
 async def test_a_rebuilt_one_joins_with_a_version_published_meanwhile() -> None:
     world = FakeWorld()
     _, sync = await published(world, 2)

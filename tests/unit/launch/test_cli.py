@@ -33,6 +33,13 @@ def test_the_module_runs_as_a_program() -> None:
     assert done.stdout.startswith("funicular 0")
 
 
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m funicular.launch.cli config keys | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("name ")
+    assert done.stderr == ""
+
+
 def test_a_wrong_recipe_prints_every_problem_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "-c", "embedded", "algorithm.kl_coeff=0.1", "steps", "--seed=3"]) == 2
     printed = capsys.readouterr()

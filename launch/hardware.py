@@ -6,6 +6,10 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 GB = 10**9
 TERA = 10**12
@@ -21,7 +25,7 @@ class Hardware:
     bandwidth: float
     """Bytes per second of its memory."""
     flops: float
-    """Of dense bfloat16 products, per second."""
+    """Of dense products, per second, in the type that is fastest here: bfloat16 on GPUs."""
     host_link: float
     """Bytes per second between it and the host's memory, one way."""
 
@@ -49,6 +53,8 @@ GPUS = {
 
 def this_machine() -> Hardware:
     """The CPU, with its speeds measured for about two seconds."""
+    import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     copied = copy_bandwidth() * GB
     cores = len(os.sched_getaffinity(0))
@@ -56,7 +62,7 @@ def this_machine() -> Hardware:
         name=f"this machine: {cores} cores, measured",
         memory=memory,
         bandwidth=2 * copied,  # a copy reads and writes
-        flops=_product_rate(),
+        flops=max(_product_rate(torch.float32), _product_rate(torch.bfloat16)),
         host_link=copied,
     )
 
@@ -71,10 +77,10 @@ def copy_bandwidth(nbytes: int = 1 << 28, rounds: int = 5) -> float:
     return nbytes / _fastest(lambda: np.copyto(target, source), rounds) / GB
 
 
-def _product_rate(size: int = 1024) -> float:
+def _product_rate(dtype: torch.dtype, size: int = 1024) -> float:
     import torch
 
-    a = torch.randn(size, size, dtype=torch.float32)
+    a = torch.randn(size, size).to(dtype)
     return 2 * size**3 / _fastest(lambda: a @ a)
 
 

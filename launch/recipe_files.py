@@ -100,7 +100,7 @@ def _stem(name: str) -> str:
 def _missing_recipe(name: str, base: Path, where: str) -> Problem:
     folder = (base / Path(name).expanduser()).parent
     local = [os.path.relpath(path, base) for path in sorted(folder.glob("*.yaml"))]
-    near = get_close_matches(name, local, n=1) or get_close_matches(_stem(name), packaged_recipes(), n=1, cutoff=0.4)
+    near = get_close_matches(name, local, n=1) or get_close_matches(_stem(name), packaged_recipes(), n=1)
     packaged = ", ".join(packaged_recipes())
     return Problem(
         where=where,

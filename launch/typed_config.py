@@ -136,7 +136,9 @@ def _kind(value: Any) -> str:
 
 def _not_an_override(text: str, name: str) -> Problem:
     expected, hint = "expected key=value", ""
-    if "=" in text:
+    if text in ("--config", "--recipe"):
+        hint = "A recipe is given with -c NAME"
+    elif "=" in text:
         expected = "there is no value after ="
         if name in keys():
             hint = f"Write {name}=VALUE ({keys()[name].type_text}); its default is {show_value(keys()[name].default)}"

@@ -239,6 +239,7 @@ def test_a_value_for_a_section_is_an_error() -> None:
         ("max_steps", "expected key=value. Did you mean max_steps=VALUE (int)?"),
         ("embedded", "A recipe is given with -c embedded"),
         ("--max-steps=3", "Did you mean max_steps (int)?"),
+        ("--config", "A recipe is given with -c NAME"),
         ("max_steps.x=3", "there is no such key"),
         ("algorithm=grpo", "a section with the keys loss, "),
         ("reward.options=[1", "not valid YAML"),

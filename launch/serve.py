@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ def serve(options: ServeOptions) -> int:
     """Become the server; returns only for wrong input, with exit status 2."""
     try:
         server = server_of(options, on_cpu=torch_is_cpu_build())
+        _refuse_a_port_in_use(options.host, options.port)
     except (ValueError, OSError) as error:  # how every part refuses what a user gave
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -62,6 +64,20 @@ def server_of(options: ServeOptions, *, on_cpu: bool) -> Server:
     words += _adapters(options)
     environment = engine_environment(GeneratorConfig(), use_gpu=not on_cpu)
     return Server(command=(*words, *options.further), environment=environment)
+
+
+def _refuse_a_port_in_use(host: str, port: int) -> None:
+    """Here, and not by vLLM after its imports, with a traceback."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as here:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM: a server that has just ended is no reason
+        try:
+            here.bind(address)
+        except OSError as error:
+            raise ValueError(
+                f"--host {host} --port {port}: {error.strerror}; expected one that is free. Stop what listens there, "
+                f"or give another: --port {port + 1}"
+            ) from error
 
 
 def _dtype_of(folder: Path) -> str | None:

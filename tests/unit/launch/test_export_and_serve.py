@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def value(command: tuple[str, ...], flag: str) -> str:
     return command[command.index(flag) + 1]
+
+
+def test_a_port_in_use_is_refused_before_vllm_starts(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", str(model), "--port", str(port)]) == 2
+    assert f"--port {port}: Address already in use; expected one that is free" in capsys.readouterr().err
 
 
 def test_on_a_cpu_the_server_has_the_settings_of_our_engines(model: Path) -> None:

@@ -22,6 +22,8 @@ from funicular.rewards.functions import FUNCTIONS
 LIMIT = 100 << 20
 """Bytes. Ray's job server takes no larger package (HTTP 413)."""
 _LEDGER = "ledger.jsonl"
+_BESIDE_RUNS = ("mlflow.db", "mlartifacts")
+"""What runs without an MLflow server write into the folder above theirs."""
 _PACKAGES = ("actors", "cluster", "launch", "rewards")
 _SHOWN = 5
 
@@ -175,14 +177,23 @@ def _outside(needed: Sequence[_Needed], root: Path) -> Iterator[str]:
 
 
 def _files(root: Path, exclude: Sequence[str]) -> Iterator[Path]:
-    """All but hidden ones, caches, run folders, and what is excluded. Links to folders are not followed."""
+    """All but hidden ones, caches, run folders, MLflow's files beside them, and what is excluded.
+
+    Links to folders are not followed.
+    """
     for folder, folders, names in os.walk(root):
         if _LEDGER in names:
             folders.clear()
             continue
+        if any((Path(folder) / name / _LEDGER).is_file() for name in folders):
+            folders[:], names = _without_mlflow(folders), _without_mlflow(names)
         here = Path(folder).relative_to(root)
         folders[:] = [name for name in folders if name != "__pycache__" and not _stays(here / name, exclude)]
         yield from (here / name for name in names if not _stays(here / name, exclude))
+
+
+def _without_mlflow(names: list[str]) -> list[str]:
+    return [name for name in names if name not in _BESIDE_RUNS]
 
 
 def _stays(path: Path, exclude: Sequence[str]) -> bool:

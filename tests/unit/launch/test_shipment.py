@@ -24,6 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).mkdir(parents=True)
         (folder / name / "big.bin").write_bytes(b"x" * 1000)
     (folder / "runs/first/ledger.jsonl").write_text("")
+    (folder / "runs/mlflow.db").write_bytes(b"x" * 1000)
     (folder / "reward.py").write_text(REWARD)
     (folder / "tiny.yaml").write_text('defaults: [embedded]\nreward: {functions: {"reward.py:one": 1.0}}\n')
     monkeypatch.chdir(folder)

@@ -37,6 +37,11 @@ _TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 """Loggers of Ray with a line for each file sent and each connection closed."""
+_AGENT_FIX = (
+    "The agent of the head does not run. It takes some seconds after `ray start`; later than that, its reason stands in "
+    "dashboard_agent.log of Ray's session folder. Where another Ray of the same machine holds its port: `ray start "
+    "--head --dashboard-agent-listen-port=PORT`"
+)
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -218,7 +223,10 @@ class Jobs:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        fix = "Give the dashboard's address with --address, and see that the cluster runs (`ray status` on its head)"
+        fix = (
+            "Give the dashboard's address with --address, and see that the cluster runs (`ray status` on its head; "
+            "`ray start --head` starts one)"
+        )
         try:
             yield
         except AuthenticationError as error:
@@ -226,6 +234,7 @@ class Jobs:
         except requests.Timeout as error:
             raise JobError(f"{self.address} does not answer within {ANSWER_S:.0f} s. {fix}") from error
         except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
-            raise JobError(f"no Ray job server answers at {self.address}: {error}. {fix}") from error
+            raise JobError(f"no Ray job server answers at {self.address}: {str(error).rstrip('.')}. {fix}") from error
         except RuntimeError as error:  # how Ray's client says what the server answered
-            raise JobError(f"{self.address}: {error}") from error
+            hint = f". {_AGENT_FIX}" if "No available agent" in str(error) else ""
+            raise JobError(f"{self.address}: {str(error).rstrip('.')}{hint}") from error

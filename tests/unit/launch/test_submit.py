@@ -9,6 +9,7 @@ import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,23 @@ def test_a_cluster_that_is_not_there_or_says_nothing_is_an_error_in_time(
         silent.listen()
         assert main(["status", "--address", address]) == 1
         assert "does not answer within" in capsys.readouterr().err
+
+
+class FakeHeadWithoutAgent(FakeJobServer):
+    """The dashboard of a head whose agent did not start."""
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if (method, path) == ("POST", "/api/jobs/"):
+            return 500, "No available agent to submit job, please try again later."
+        return super().answer(method, path, body)
+
+
+def test_a_head_without_its_agent_is_answered_with_where_its_reason_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(FakeHeadWithoutAgent()) as address:
+        assert main(["submit", "-c", "embedded", "run_dir=/shared/x", "--address", address, "--no-package"]) == 1
+    said = capsys.readouterr().err
+    assert "No available agent to submit job" in said
+    assert "dashboard_agent.log" in said
 
 
 def test_status_lists_jobs_and_shows_one(

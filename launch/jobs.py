@@ -38,7 +38,7 @@ _TALKATIVE = (
 )
 """Loggers of Ray with a line for each file sent and each connection closed."""
 _AGENT_FIX = (
-    "The agent of the head does not run. It takes some seconds after `ray start`; later than that, its reason stands in "
+    "The agent of the head does not run. It takes some seconds after `ray start`; after that, its reason stands in "
     "dashboard_agent.log of Ray's session folder. Where another Ray of the same machine holds its port: `ray start "
     "--head --dashboard-agent-listen-port=PORT`"
 )

@@ -79,6 +79,14 @@ def evaluation_line(step: int, metrics: Mapping[str, float]) -> str:
     return f"evaluated after step {step}: " + ", ".join(results)
 
 
+_HEADS = {
+    "finished": "run finished",
+    "failed": "run failed",
+    "killed": "run stopped by a signal; started again, it resumes",
+}
+"""By status. MLflow's word for a run that saved itself and ended is killed."""
+
+
 def summary_lines(summary: RunSummary) -> list[str]:
     """The block at the end of a run."""
     before, after = summary.pass_at_1_before, summary.pass_at_1_after
@@ -93,7 +101,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
         rows += [("MLflow" if i == 0 else "", line) for i, line in enumerate(summary.mlflow.splitlines())]
     if summary.mlflow_dropped:
         rows.append(("", f"{summary.mlflow_dropped} records missing: funicular metrics sync {summary.run_dir}"))
-    return [f"run {summary.status}", *(f"  {name:<16} {value}" for name, value in rows)]
+    return [_HEADS[summary.status], *(f"  {name:<16} {value}" for name, value in rows)]
 
 
 def pass_at_1(metrics: Mapping[str, float]) -> float | None:

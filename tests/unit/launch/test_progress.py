@@ -165,6 +165,7 @@ def test_a_run_killed_before_its_export_shows_no_model_and_no_result() -> None:
         mlflow=None,
     )
     text = "\n".join(summary_lines(summary))
+    assert text.startswith("run stopped by a signal; started again, it resumes")
     assert "0.100 -> not evaluated" in text
     assert "none: the run did not get to its export" in text
 

@@ -46,6 +46,10 @@ stamp() { cat "$FUNICULAR_VENV/.funicular-stamp" 2>/dev/null; }
 # What pip cannot bring. All of it is reported at once.
 check_prerequisites() {
     local missing=()
+    if [ -n "${FUNICULAR_PYTHON:-}" ] && ! command -v "$1" >/dev/null; then
+        fail "FUNICULAR_PYTHON=$1: there is no such program; expected Python 3.11 or newer, such as python3.11." \
+            "Without the variable, python3 is taken."
+    fi
     command -v "$1" >/dev/null || missing+=(python3 python3-venv)
     if [ ${#missing[@]} = 0 ]; then
         "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -96,3 +96,12 @@ def test_no_stray_folder_at_the_top() -> None:
         pytest.skip("not a checkout")
     top = {line.split("/")[0] for line in listed.stdout.splitlines() if "/" in line}
     assert top <= FOLDERS
+
+
+def test_a_python_that_is_not_there_is_named_and_no_package_is_blamed(tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "FUNICULAR_PYTHON": "nowhere/python", "FUNICULAR_VENV": str(tmp_path)}
+    command = ["bash", "-c", f"source {ROOT}/launch/bootstrap.sh; bootstrap"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("FUNICULAR_PYTHON=nowhere/python: there is no such program")
+    assert "apt-get" not in done.stderr

@@ -129,7 +129,8 @@ def _dataset_rows(path: str, subset: str | None, split: str, key: str) -> list[R
     try:
         loaded = load_dataset(path, name=subset, split=split)
     except (OSError, ValueError) as error:  # not found, not reachable, no such subset or split
-        raise DataError(f"{key}={path} (subset {subset}, split {split}): {error}") from error
+        hint = f". A file needs no hub: {key}=FILE.jsonl" if isinstance(error, ConnectionError) else ""
+        raise DataError(f"{key}={path} (subset {subset}, split {split}): {error}{hint}") from error
     folder = Path(path) if Path(path).is_dir() else None
     return [
         Row(place=f"{path}/{split} row {n}", values=dict(values), folder=folder)

@@ -284,3 +284,12 @@ def test_loading_a_jsonl_file_imports_nothing_heavy(tmp_path: Path) -> None:
         "sys.exit(str({'datasets', 'pyarrow', 'numpy', 'torch', 'ray'} & set(sys.modules) or '') or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_hub_that_is_not_reached_is_answered_with_the_way_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*words: Any, **named: Any) -> None:
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"data\.path=owner/name .*Couldn't reach.* data\.path=FILE\.jsonl"):
+        load_tasks(DataConfig(path="owner/name"), "exact_number", 0)

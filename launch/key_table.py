@@ -8,6 +8,9 @@ from funicular.launch.key_names import nearest_key
 from funicular.launch.schema_docs import Key, keys
 from funicular.launch.yaml_nodes import show_value
 
+_WIDEST = 40
+"""Columns of plain text are aligned up to here; a longer list of choices moves its own line alone."""
+
 
 def print_keys(wanted: str = "") -> int:
     """Every key whose name or text contains `wanted`: a table on a terminal, aligned text elsewhere.
@@ -30,7 +33,7 @@ def print_keys(wanted: str = "") -> int:
 
 def _print_plain(rows: list[Key]) -> None:
     cells = [(key.name, key.type_text, show_value(key.default), key.doc) for key in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
+    widths = [min(_WIDEST, max(len(row[column]) for row in cells)) for column in range(3)]
     for name, type_text, default, doc in cells:
         print(f"{name:<{widths[0]}}  {type_text:<{widths[1]}}  {default:<{widths[2]}}  {doc}")
 

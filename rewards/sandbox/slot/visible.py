@@ -19,8 +19,9 @@ SHOWN_PACKAGES = (
 """Where they are installed: what honest programs import, and what tests need."""
 
 _THIRD_PARTY = ("python3*/site-packages", "python3*/dist-packages")
-_OF_PREFIX = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share/zoneinfo")
-"""What is shown of a prefix: images keep projects and data below /usr too (WORKDIR /usr/src/app)."""
+_OF_PREFIX = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share/nodejs", "share/zoneinfo")
+"""What is shown of a prefix: images keep projects and data below /usr too (WORKDIR /usr/src/app). Debian's node does
+not start without its `share/nodejs`."""
 
 
 def packages(site: str | None, preload: Iterable[str]) -> dict[str, str]:

@@ -115,7 +115,9 @@ def _worker_group(template: Manifest, group: Group) -> Manifest:
             amounts["nvidia.com/gpu"] = str(group.gpus)
     if group.role != SANDBOX:
         shm = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
-        shm["emptyDir"]["sizeLimit"] = f"{group.memory_gib // 4}Gi"
+        shm_gib = group.memory_gib // 4
+        shm["emptyDir"]["sizeLimit"] = f"{shm_gib}Gi"
+        filled["rayStartParams"]["object-store-memory"] = str(shm_gib * 2**30 * 95 // 100)  # as k8s/base has it
     if not group.gpus:
         pod.pop("tolerations", None)
     return filled

@@ -16,7 +16,8 @@ import yaml
 
 from funicular.launch.build import demand
 from funicular.launch.k8s_manifest import containers
-from funicular.launch.k8s_options import overlay_names
+from funicular.launch.k8s_options import RenderOptions, overlay_names
+from funicular.launch.k8s_render import render
 from tests.unit.k8s.conftest import base_recipe, rendered
 
 VARIANTS = [(), *((name,) for name in overlay_names())]
@@ -149,6 +150,17 @@ def test_ray_pods_have_shared_memory_and_time_to_save(overlays: tuple[str, ...])
         if any(mount["mountPath"] == "/data" for mount in container["volumeMounts"]):
             assert pod["terminationGracePeriodSeconds"] >= 600
             assert container["lifecycle"]["preStop"]
+
+
+@pytest.mark.parametrize("gib_per_gpu", [16, 64])
+def test_objects_of_ray_fit_into_shared_memory_and_not_onto_a_disk(gib_per_gpu: int) -> None:
+    objects = render(base_recipe(), RenderOptions(memory_gib_per_gpu=gib_per_gpu))
+    (spec,) = (item["spec"]["rayClusterSpec"] for item in objects if item["kind"] == "RayJob")
+    for found in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        volumes = found["template"]["spec"]["volumes"]
+        limit = next(volume for volume in volumes if volume["name"] == "shm")["emptyDir"]["sizeLimit"]
+        room = int(limit.removesuffix("Gi")) * 2**30
+        assert 0.9 * room < int(found["rayStartParams"]["object-store-memory"]) <= 0.95 * room
 
 
 def test_a_preempted_run_is_started_again_and_resumes() -> None:

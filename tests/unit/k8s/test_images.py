@@ -1,4 +1,4 @@
-"""Dockerfiles name what is there, and agree with the manifests and the locks. Building them is not tested."""
+"""Dockerfiles name what is there, and agree with the manifests and the locks. Nothing is built here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,29 @@ ROOT = Path(__file__).parents[3]
 DOCKERFILES = sorted((FOLDER / "images").glob("*.Dockerfile"))
 LOCK = dict(line.split("==") for line in (ROOT / "requirements-cuda.lock").read_text().split())
 IMPORTED_AS = {"attr": "attrs", "attrs": "attrs"}
+every_dockerfile = pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+
+
+def instructions(file: Path) -> list[list[str]]:
+    """Words of each instruction, with its continuation lines and without comments."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    return [line.split() for line in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines() if line.strip()]
+
+
+def stages(file: Path) -> list[list[list[str]]]:
+    """Instructions of each stage. The last one is the image."""
+    found: list[list[list[str]]] = []
+    for words in instructions(file):
+        if words[0] == "FROM":
+            found.append([])
+        found[-1].append(words)
+    return found
+
+
+def copied(found: list[list[str]]) -> set[str]:
+    """Paths of the build context that instructions copy."""
+    own = [words[1:-1] for words in found if words[0] == "COPY" and not words[1].startswith("--from=")]
+    return {path for paths in own for path in paths}
 
 
 def test_every_image_of_ours_in_the_manifests_has_its_dockerfile() -> None:
@@ -25,16 +48,39 @@ def test_every_image_of_ours_in_the_manifests_has_its_dockerfile() -> None:
     }
 
 
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+@every_dockerfile
 def test_a_dockerfile_copies_what_is_there_and_ends_as_the_manifests_user(file: Path) -> None:
-    lines = re.sub(r"\\\n", " ", file.read_text()).splitlines()
-    copied = [
-        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
-    ]
-    assert copied
-    assert [name for name in copied if not (ROOT / name).exists()] == []
-    assert all(re.fullmatch(r"FROM \S+:\d\S+( AS \w+)?", line) for line in lines if line.startswith("FROM"))
-    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+    paths = copied(instructions(file))
+    assert paths
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    assert [words for words in instructions(file) if words[0] == "USER"] == [["USER", "10001:10001"]]
+    in_order = [words[0] for words in stages(file)[-1]]
+    assert "RUN" not in in_order[in_order.index("USER") :]  # installing takes root
+
+
+@every_dockerfile
+def test_stages_start_from_a_tag_or_an_earlier_stage_and_copy_from_earlier_stages(file: Path) -> None:
+    earlier: set[str] = set()
+    for (_, base, *named), *rest in stages(file):
+        assert base in earlier or re.fullmatch(r"\S+:\d\S+", base)
+        sources = {words[1] for words in rest if words[0] == "COPY" and words[1].startswith("--from=")}
+        assert sources <= {f"--from={stage}" for stage in earlier}
+        earlier |= set(named[1:])
+
+
+def test_the_build_context_holds_what_dockerfiles_copy_and_nothing_else() -> None:
+    first, *rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    wanted = {path.partition("/")[0] for file in DOCKERFILES for path in copied(instructions(file))}
+    assert first == "*"
+    assert rules == [*(f"!{name}" for name in sorted(wanted)), "**/__pycache__"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "sandbox"])
+def test_the_packages_are_a_layer_that_the_project_does_not_change(name: str) -> None:
+    packages, *_, image = stages(FOLDER / "images" / f"{name}.Dockerfile")
+    assert packages[0][-1] == "packages"
+    assert copied(packages) <= {"requirements-cuda.lock", "k8s/images/sandbox-packages.txt"}
+    assert ["COPY", "--from=packages", "/opt/venv", "/opt/venv"] in image
 
 
 def test_both_ray_images_install_the_whole_project() -> None:

@@ -17,10 +17,6 @@ _SPINS = "1000"
 """How long OpenMP threads on CPUs spin before they sleep: what libgomp takes where threads outnumber cores. It cannot
 know that generators and learner ranks share them. With its default, 300,000, an overlapping step took 2.7 times as
 long."""
-_KEPT = str(1 << 35)
-_MALLOC = f"glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold={_KEPT}:glibc.malloc.mmap_threshold={_KEPT}"
-"""Memory that a process on a CPU has freed stays its own, in huge pages where the kernel has them. By default glibc
-gives back every large tensor, and the kernel clears each page again for the next: a fifth of a learner step."""
 
 
 class ClusterTooSmall(ValueError):
@@ -217,7 +213,5 @@ def worker_environment() -> dict[str, str]:
     """
     passed = ("HF_", "NCCL_", "GLOO_", "GOMP_", "GLIBC_TUNABLES", "PYTHONDONTWRITEBYTECODE", "FUNICULAR_")
     defaults = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": _SPINS}
-    if torch_is_cpu_build():
-        defaults["GLIBC_TUNABLES"] = _MALLOC
     given = {name: value for name, value in os.environ.items() if name.startswith(passed) and name != "HF_TOKEN"}
     return defaults | given

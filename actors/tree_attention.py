@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from funicular.actors.attention_kernels import attend, gradients
-from funicular.actors.tree_blocks import TreeBatches
+from funicular.actors.tree_blocks import Stretches, TreeBatches
 
 
 def tree_attention(
@@ -37,14 +37,14 @@ class _TreeAttention(torch.autograd.Function):
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
         for spans in batches.own:
             of_rows, lse = attend(spans.take(query), spans.take(key), spans.take(value), causal=True, scale=scale)
-            out.index_copy_(0, spans.tokens, spans.drop(of_rows))
-            logsumexp.index_copy_(0, spans.tokens, spans.drop(lse[..., None])[..., 0])
+            spans.put(out, of_rows)
+            spans.put(logsumexp[..., None], lse[..., None])
         for shared in batches.shared:
             queries, keys = shared.queries, shared.keys
             of_rows, lse = attend(
                 queries.take(query), keys.take(key), keys.take(value), keys.seen(query.dtype), scale=scale
             )
-            _join(out, logsumexp, queries.tokens, queries.drop(of_rows), queries.drop(lse[..., None])[..., 0])
+            _join(out, logsumexp[..., None], queries, of_rows, lse[..., None])
         ctx.save_for_backward(query, key, value, out, logsumexp)
         ctx.batches, ctx.scale = batches, scale
         return out
@@ -66,7 +66,7 @@ class _TreeAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             for total, part in zip(grads, found, strict=True):
-                total.index_copy_(0, spans.tokens, spans.drop(part))
+                spans.put(total, part)
         for shared in ctx.batches.shared:
             queries, keys = shared.queries, shared.keys
             found = gradients(
@@ -80,15 +80,15 @@ class _TreeAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             for total, part, places in zip(grads, found, (queries, keys, keys), strict=True):
-                total.index_add_(0, places.tokens, places.drop(part))
+                places.add(total, part)
         return *grads, None, None
 
 
 def _join(
-    out: torch.Tensor, logsumexp: torch.Tensor, tokens: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor
+    out: torch.Tensor, logsumexp: torch.Tensor, queries: Stretches, other: torch.Tensor, other_lse: torch.Tensor
 ) -> None:
-    """Take another part, (n, heads, d) and (n, heads), into that of these tokens, in place."""
-    lse = logsumexp.index_select(0, tokens)
+    """Take another part, rows of these queries with (..., 1) logsumexps, into (T, heads, d) and (T, heads, 1)."""
+    lse = queries.take(logsumexp)
     weight = (other_lse - lse).sigmoid().to(out.dtype)
-    out.index_copy_(0, tokens, torch.lerp(out.index_select(0, tokens), other, weight[..., None]))
-    logsumexp.index_copy_(0, tokens, torch.logaddexp(lse, other_lse))
+    queries.put(out, torch.lerp(queries.take(out), other, weight))
+    queries.put(logsumexp, torch.logaddexp(lse, other_lse))

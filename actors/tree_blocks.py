@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
@@ -24,16 +24,25 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretches:
-    """Stretches of a pass's tokens side by side, (rows, width), padded on the right where they are shorter."""
+    """Stretches of a pass's tokens side by side, (rows, width), padded on the right where they are shorter.
+
+    Where they are of one length and equally far apart, a single one among them, they are a view of the pass.
+    """
 
     rows: int
     width: int
+    distance: int | None
+    """Tokens from each start to the next; None: they are no view."""
     padded: torch.Tensor
     """(rows * width,) token of each place; a padded place has its stretch's last token again."""
     tokens: torch.Tensor
     """(n,) the tokens, each once."""
+    first: int
+    """The first stretch's first token."""
     places: torch.Tensor | None
     """(n,) the place of each; None: nothing is padded."""
+    mask: torch.Tensor | None
+    """(rows, 1, 1, width) to add to scores of these as keys; None: nothing is padded."""
 
     @classmethod
     def of(cls, bounds: Sequence[tuple[int, int]], device: torch.device) -> Stretches:
@@ -43,14 +52,22 @@ class Stretches:
         columns = torch.arange(width)
         padded = torch.minimum(starts[:, None] + columns, ends[:, None] - 1).reshape(-1)
         real = (columns < (ends - starts)[:, None]).reshape(-1)
-        places = None if bool(real.all()) else real.nonzero()[:, 0].to(device)
+        full = bool(real.all())
+        mask = torch.zeros(real.shape).masked_fill_(~real, -torch.inf).view(len(bounds), 1, 1, width)
         return cls(
-            rows=len(bounds), width=width, padded=padded.to(device), tokens=padded[real].to(device), places=places
+            rows=len(bounds),
+            width=width,
+            distance=_distance(bounds) if full else None,
+            padded=padded.to(device),
+            tokens=padded[real].to(device),
+            first=bounds[0][0],
+            places=None if full else real.nonzero()[:, 0].to(device),
+            mask=None if full else mask.to(device),
         )
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """(T, heads, d) of a pass to (rows, heads, width, d)."""
-        return tensor.index_select(0, self.padded).unflatten(0, (self.rows, self.width)).transpose(1, 2)
+        return self._rows_of(tensor).transpose(1, 2)
 
     def take_gradient(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same with zeros in padded places: nothing comes back from there."""
@@ -60,18 +77,44 @@ class Stretches:
         taken.index_copy_(0, self.places, tensor.index_select(0, self.tokens))
         return taken.unflatten(0, (self.rows, self.width)).transpose(1, 2)
 
-    def drop(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(rows, heads, width, d) to (n, heads, d): the tokens', in the order of `tokens`."""
-        flat = tensor.transpose(1, 2).flatten(0, 1)
-        return flat if self.places is None else flat.index_select(0, self.places)
+    def put(self, tensor: torch.Tensor, rows: torch.Tensor) -> None:
+        """Write (rows, heads, width, d) to where it belongs in (T, heads, d); padded places are dropped."""
+        if self.distance is not None:
+            self._rows_of(tensor).copy_(rows.transpose(1, 2))
+        else:
+            tensor.index_copy_(0, self.tokens, self._drop(rows))
+
+    def add(self, tensor: torch.Tensor, rows: torch.Tensor) -> None:
+        """The same, added to what stands there."""
+        if self.distance is not None:
+            self._rows_of(tensor).add_(rows.transpose(1, 2))
+        else:
+            tensor.index_add_(0, self.tokens, self._drop(rows))
 
     def seen(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """(rows, 1, 1, width) to add to scores of these as keys; None: nothing is padded."""
-        if self.places is None:
-            return None
-        mask = torch.full((self.rows * self.width,), -torch.inf, dtype=dtype, device=self.padded.device)
-        mask[self.places] = 0.0
-        return mask.view(self.rows, 1, 1, self.width)
+        """`mask` in the scores' type."""
+        return None if self.mask is None else self.mask.to(dtype)
+
+    def _rows_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(T, heads, d) to (rows, width, heads, d): a view where `distance` says so."""
+        if self.distance is None:
+            return tensor.index_select(0, self.padded).unflatten(0, (self.rows, self.width))
+        step, *strides = tensor.stride()
+        return tensor.as_strided(
+            (self.rows, self.width, *tensor.shape[1:]),
+            (self.distance * step, step, *strides),
+            tensor.storage_offset() + self.first * step,
+        )
+
+    def _drop(self, rows: torch.Tensor) -> torch.Tensor:
+        flat = rows.transpose(1, 2).flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+
+def _distance(bounds: Sequence[tuple[int, int]]) -> int | None:
+    """From each start to the next, if it is always the same."""
+    distances = {second[0] - first[0] for first, second in pairwise(bounds)}
+    return None if len(distances) > 1 else distances.pop() if distances else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""`auto` for types of matrix products: bfloat16 where the device multiplies it itself, float32 elsewhere.
+"""`auto` for types of matrix products: bfloat16 where the device multiplies it faster than float32, float32 elsewhere.
 
-A CPU without such instructions multiplies bfloat16 many times slower than float32 (docs/benchmarks.md).
+A CPU without such instructions multiplies bfloat16 many times slower than float32. So does an Intel one that has them
+but no AMX, or hides it from its guests: half as fast (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -11,30 +12,35 @@ from typing import Literal
 
 from funicular.launch.config import Config
 
-_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Of x86-64, and the last of aarch64."""
+_FASTER = {"amx_bf16", "bf16"}
+"""Flags of x86-64, and the last of aarch64."""
+_FASTER_UNLESS_INTEL = "avx512_bf16"
 
 
 def with_native_types(config: Config, cpuinfo: Path = Path("/proc/cpuinfo"), devices: Path = Path("/dev")) -> Config:
-    """The recipe with `auto` replaced by what is native to this machine, the same for generators and learner."""
+    """The recipe with `auto` replaced by what is fastest on this machine, the same for generators and learner."""
     generator, learner = config.generator, config.learner
     if "auto" not in (generator.dtype, learner.compute_dtype):
         return config
     on_gpu = config.cluster.use_gpu
     if on_gpu is None:
         on_gpu = any(devices.glob("nvidia[0-9]*"))
-    native: Literal["float32", "bfloat16"] = "bfloat16" if on_gpu or _multiplies_bfloat16(cpuinfo) else "float32"
+    fastest: Literal["float32", "bfloat16"] = (
+        "bfloat16" if on_gpu or _multiplies_bfloat16_faster(cpuinfo) else "float32"
+    )
     if generator.dtype == "auto":
-        generator = replace(generator, dtype=native)
+        generator = replace(generator, dtype=fastest)
     if learner.compute_dtype == "auto":
-        learner = replace(learner, compute_dtype=native)
+        learner = replace(learner, compute_dtype=fastest)
     return replace(config, generator=generator, learner=learner)
 
 
-def _multiplies_bfloat16(cpuinfo: Path) -> bool:
+def _multiplies_bfloat16_faster(cpuinfo: Path) -> bool:
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux, or /proc is hidden
         return False
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return not _CPU_FLAGS.isdisjoint(flags.partition(":")[2].split())
+    said = {key.strip().lower(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    flags = said.get("flags") or said.get("features") or []
+    intel = said.get("vendor_id") == ["GenuineIntel"]
+    return not _FASTER.isdisjoint(flags) or (_FASTER_UNLESS_INTEL in flags and not intel)

@@ -14,23 +14,29 @@ from funicular.launch.recipe import load_recipe
 AUTO = Config(generator=GeneratorConfig(dtype="auto"), learner=LearnerConfig(compute_dtype="auto"))
 
 
-def types(config: Config, tmp_path: Path, flags: str = "fpu avx2") -> tuple[str, str]:
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+def types(config: Config, tmp_path: Path, flags: str = "fpu avx2", vendor: str = "AuthenticAMD") -> tuple[str, str]:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n\n")
     found = with_native_types(config, tmp_path / "cpuinfo", tmp_path)
     return found.generator.dtype, found.learner.compute_dtype
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtype"),
+    ("vendor", "flags", "dtype"),
     [
-        ("fpu avx2", "float32"),
-        ("fpu avx512f avx512bw", "float32"),
-        ("avx512f avx512_bf16", "bfloat16"),
-        ("avx512f amx_bf16", "bfloat16"),
+        ("AuthenticAMD", "fpu avx2", "float32"),
+        ("AuthenticAMD", "fpu avx512f avx512bw", "float32"),
+        ("AuthenticAMD", "avx512f avx512_bf16", "bfloat16"),
+        ("GenuineIntel", "avx512f avx512_bf16", "float32"),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", "bfloat16"),
     ],
 )
-def test_a_cpu_computes_in_what_it_multiplies_itself(tmp_path: Path, flags: str, dtype: str) -> None:
-    assert types(AUTO, tmp_path, flags) == (dtype, dtype)
+def test_a_cpu_computes_in_what_it_multiplies_fastest(tmp_path: Path, vendor: str, flags: str, dtype: str) -> None:
+    assert types(AUTO, tmp_path, flags, vendor) == (dtype, dtype)
+
+
+def test_arm_calls_its_flags_features(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
+    assert with_native_types(AUTO, tmp_path / "cpuinfo", tmp_path).generator.dtype == "bfloat16"
 
 
 def test_a_gpu_computes_in_bfloat16_unless_it_is_not_used(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ class EngineLink:
         """No token is sampled from now on, and new requests queue. Running ones stay, have finished, or are aborted."""
         await self._engine.pause_generation(mode=_PAUSE_MODES[update_mode], clear_cache=not keep_cache)
 
+    async def expect(self, bucket: Bucket) -> None:
+        """Have every worker begin to hash the bucket that is loaded first. Every install says which, before `begin`."""
+        await self._engine.collective_rpc("funicular_expect", args=(_place(bucket),))
+
     async def begin(self) -> None:
         """Get ready to receive a whole weight set, whatever an earlier one left behind."""
         await self._engine.collective_rpc("funicular_begin_update")
@@ -61,9 +65,7 @@ class EngineLink:
             upcoming: the one that comes next, if it is there: they hash it meanwhile.
         """
         rows = [(entry.name, list(entry.shape), entry.dtype, entry.offset, entry.nbytes) for entry in tensors]
-        following = None
-        if upcoming is not None and upcoming.lasts:
-            following = (upcoming.path, upcoming.offset, upcoming.nbytes)
+        following = None if upcoming is None else _place(upcoming)
         args = (bucket.path, bucket.offset, bucket.nbytes, bucket.lasts, published_hash, rows, following)
         answers = await self._engine.collective_rpc("funicular_load_bucket", args=args)
         return [
@@ -113,6 +115,11 @@ class EngineLink:
         """Abort every request and pause; what arrives waits for an install that succeeds."""
         pause = self._engine.pause_generation(mode="abort", clear_cache=True)
         await asyncio.wait_for(pause, SILENCE_DEADLINE_S)
+
+
+def _place(bucket: Bucket) -> tuple[str, int, int] | None:
+    """Path, offset and bytes; None: it is gone before it could be hashed ahead."""
+    return (bucket.path, bucket.offset, bucket.nbytes) if bucket.lasts else None
 
 
 def _observation(row: Any) -> Observation:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -91,7 +91,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        self._bucket = self._hashed_ahead = None
+        self._bucket = None
         self.received = []
         if self._placement is None and can_place(self.model):
             self._placement = Placement(self.model)
@@ -111,10 +111,19 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             return ahead[1].result()
         return _hash(self._bucket)
 
-    def hash_ahead(self, path: str, offset: int, nbytes: int) -> None:
-        """Begin with the hash of the bucket that is opened next: another core does it while this one is loaded."""
-        bucket = self._map(path, offset, nbytes, lasts=True)
-        self._hashed_ahead = ((path, offset, nbytes), self._hashing.submit(_hash, bucket))
+    def hash_ahead(self, place: Sequence[Any] | None) -> None:
+        """Begin with the hash of the bucket that is opened next: another core does it while something else is done.
+
+        Whatever was hashed ahead before is forgotten: other bytes may stand in the same place by now.
+
+        Args:
+            place: path, offset and bytes, a list after its way through vLLM's messages; None: there is nothing to hash.
+        """
+        self._hashed_ahead = None
+        if place is not None:
+            path, offset, nbytes = place
+            hashing = self._hashing.submit(_hash, self._map(path, offset, nbytes, lasts=True))
+            self._hashed_ahead = ((path, offset, nbytes), hashing)
 
     def _map(self, path: str, offset: int, nbytes: int, lasts: bool) -> torch.Tensor:
         mapping = self._mappings.map(path, lasts=lasts)
@@ -231,6 +240,10 @@ class WorkerExtension:
 
         model.compute_logits = divided
 
+    def funicular_expect(self, place: Sequence[Any] | None) -> None:
+        """Begin to hash the bucket that an update will load first, if its place (path, offset, bytes) lasts."""
+        self.weight_transfer_engine.hash_ahead(place)
+
     def funicular_begin_update(self) -> None:
         """Repair 3: forget an update that was started and never finished; then start one."""
         if self._weight_update_active:
@@ -246,7 +259,7 @@ class WorkerExtension:
         lasts: bool,
         published_hash: int,
         tensors: list[Any],
-        upcoming: tuple[str, int, int] | None,
+        upcoming: Sequence[Any] | None,
     ) -> tuple[int, float, float, float]:
         """Hash a bucket and, if it is as published, load its tensors: (hash seen, and three durations).
 
@@ -257,8 +270,7 @@ class WorkerExtension:
         seen = engine.open_bucket(path, offset, nbytes, lasts)
         hashed = time.perf_counter()
         packing = engine.packing_seconds
-        if upcoming is not None:
-            engine.hash_ahead(*upcoming)
+        engine.hash_ahead(upcoming)
         if seen == published_hash:
             self.update_weights({"tensors": tensors})
         packing = engine.packing_seconds - packing

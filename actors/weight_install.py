@@ -4,7 +4,8 @@
 
 Refused at the first step, nothing was touched and the old version goes on. Refused before the resume, the engine
 stays paused with its requests. Refused by the canary, requests are aborted and the engine is paused again. A full
-resend heals each of these. `install_states.py` says what the weights may be taken for meanwhile.
+resend heals each of these. The first buckets come, and the very first is hashed, while the engine goes to its pause.
+`install_states.py` says what the weights may be taken for meanwhile.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable
 
 import numpy as np
 
+from funicular.actors.arriving_buckets import ArrivingBuckets
 from funicular.actors.bucket_source import Bucket, BucketSource
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.engine_link import EngineLink
@@ -32,9 +32,6 @@ from funicular.actors.weights import (
     WeightSyncError,
     canary_tolerance,
 )
-
-_FETCHED_AHEAD = 2
-"""Buckets on their way or waiting while one is loaded."""
 
 
 class WeightInstaller:
@@ -118,10 +115,11 @@ class WeightInstaller:
         self._fetched_bytes = 0
         self._stage = "load"
         self._happened("begin")
+        held = manifest.frozen_buckets if manifest.frozen_hashes == self._frozen_hashes else 0
         try:
-            await self._engine.pause(self._config.update_mode, keep_cache=self._config.cache_in_flight == "keep")
-            clock.lap("pause")
-            await self._load(published, clock)
+            async with ArrivingBuckets(self._buckets, published, held) as arriving:
+                await self._pause(arriving, clock)
+                await self._load(manifest, held, arriving, clock)
             self._happened("loaded")
             self._stage = "verify"
             self._gate.open(label, manifest.version)
@@ -154,34 +152,40 @@ class WeightInstaller:
             raise WeightSyncError("manifest", f"{len(published.buckets)} buckets of {len(manifest.bucket_sizes)}")
         check_manifest(manifest, self._expected)
 
-    async def _load(self, published: PublishedWeights, clock: _Clock) -> None:
+    async def _pause(self, arriving: ArrivingBuckets, clock: _Clock) -> None:
+        """Pause the engine; its workers hash the first bucket meanwhile, which touches nothing."""
+        expecting = asyncio.create_task(self._expect(arriving))
+        try:
+            await self._engine.pause(self._config.update_mode, keep_cache=self._config.cache_in_flight == "keep")
+            clock.lap("pause")
+            await expecting
+            clock.lap("fetch")
+        finally:
+            expecting.cancel()
+            await asyncio.gather(expecting, return_exceptions=True)
+
+    async def _expect(self, arriving: ArrivingBuckets) -> None:
+        await self._engine.expect(await arriving.wait())
+
+    async def _load(self, manifest: Manifest, first: int, arriving: ArrivingBuckets, clock: _Clock) -> None:
         """Bytes to parameters; while one bucket is loaded the next is hashed, if it is there, and another fetched.
 
-        Frozen buckets that the engine holds stay where they are; what it uses of them is fingerprinted all the same.
+        Frozen buckets that the engine holds, those before the `first`, stay where they are; what it uses of them is
+        fingerprinted all the same.
         """
-        manifest = published.manifest
-        first = manifest.frozen_buckets if manifest.frozen_hashes == self._frozen_hashes else 0
         await self._engine.begin()
         clock.lap("start")
-        following = iter(range(first, len(manifest.bucket_sizes)))
-        coming = deque(asyncio.create_task(self._buckets.open(published, i)) for i in islice(following, _FETCHED_AHEAD))
         opened = []  # while they are held the object store cannot spill what a loader may still have views of
-        try:
-            for index in range(first, len(manifest.bucket_sizes)):
-                self._stage = "bucket"
-                bucket = await coming.popleft()
-                opened.append(bucket)
-                self._fetched_bytes += bucket.fetched_bytes
-                clock.lap("fetch")
-                try:
-                    for further in islice(following, 1):
-                        coming.append(asyncio.create_task(self._buckets.open(published, further)))
-                    await self._load_bucket(manifest, index, bucket, _if_there(coming), clock)
-                finally:
-                    bucket.close()
-        finally:
-            for task in coming:
-                await _discard(task)
+        for index in range(first, len(manifest.bucket_sizes)):
+            self._stage = "bucket"
+            bucket = await arriving.take()
+            opened.append(bucket)
+            self._fetched_bytes += bucket.fetched_bytes
+            clock.lap("fetch")
+            try:
+                await self._load_bucket(manifest, index, bucket, arriving.here(), clock)
+            finally:
+                bucket.close()
         self._stage = "load"
         sent = [entry for entry in manifest.tensors if entry.bucket >= first]
         check_received(sent, await self._engine.received())
@@ -279,18 +283,3 @@ class _Clock:
 
     def _add(self, part: str, seconds: float) -> None:
         self._seconds[part] = self._seconds.get(part, 0.0) + seconds
-
-
-def _if_there(coming: Sequence[asyncio.Task[Bucket]]) -> Bucket | None:
-    """The bucket that is awaited next; None: it has not come, or did not."""
-    if coming and coming[0].done() and not coming[0].cancelled() and coming[0].exception() is None:
-        return coming[0].result()
-    return None
-
-
-async def _discard(upcoming: asyncio.Task[Bucket]) -> None:
-    """Give up on a bucket that nobody waits for any more, and let go of it if it has come."""
-    upcoming.cancel()
-    (outcome,) = await asyncio.gather(upcoming, return_exceptions=True)
-    if isinstance(outcome, Bucket):
-        outcome.close()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 
 from funicular.actors.engine_tensors import Part, multiplies_by_packed_copy, parts_in_use, piece
@@ -60,7 +61,7 @@ class Placement:
                 parameter = getattr(module, part.parameter)
                 source = piece(module, part, tensor)
                 if parameter.numel() > 0:
-                    parameter.data[part.rows][: source.shape[0]].copy_(source)  # rows beyond are a vocabulary's padding
+                    _copy(parameter.data[part.rows][: source.shape[0]], source)  # rows beyond pad a vocabulary
                     if part.parameter == "weight" and multiplies_by_packed_copy(module):
                         self._outdated[module_name] = module
                 elif module_name not in self._packed:
@@ -118,6 +119,15 @@ class Placement:
         began = time.perf_counter()
         module.quant_method.process_weights_after_loading(module)
         self.packing_seconds += time.perf_counter() - began
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """By memcpy where that does it: it writes past the caches, so that one thread copies an embedding twice as fast."""
+    alike = target.dtype == source.dtype and target.is_contiguous() and source.is_contiguous()
+    if alike and target.device.type == source.device.type == "cpu":
+        np.copyto(target.view(torch.uint8).numpy(), source.view(torch.uint8).numpy())
+    else:
+        target.copy_(source)
 
 
 def can_place(model: Any) -> bool:

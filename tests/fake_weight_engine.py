@@ -171,6 +171,9 @@ class FakeEngineLink:
     async def pause(self, update_mode: str, *, keep_cache: bool) -> None:
         await self._call("pause", self._running.clear)
 
+    async def expect(self, bucket: FakeBucket) -> None:
+        await self._call("expect", lambda: None)
+
     async def begin(self) -> None:
         def effect() -> None:
             self._claims = []

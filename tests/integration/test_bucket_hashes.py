@@ -33,19 +33,22 @@ def file_of(folder: Path, name: str, content: bytes) -> str:
 
 def test_the_hash_taken_ahead_is_that_of_the_bucket(transfer: Any, tmp_path: Path) -> None:
     path = file_of(tmp_path, "store", b"..first.second")
-    transfer.hash_ahead(path, 8, 6)
+    transfer.hash_ahead((path, 8, 6))
     assert transfer.open_bucket(path, 8, 6, lasts=True) == xxhash.xxh3_64_intdigest(b"second")
 
 
 def test_another_bucket_does_not_get_it(transfer: Any, tmp_path: Path) -> None:
     path = file_of(tmp_path, "store", b"..first.second")
-    transfer.hash_ahead(path, 8, 6)
+    transfer.hash_ahead((path, 8, 6))
     assert transfer.open_bucket(path, 2, 5, lasts=True) == xxhash.xxh3_64_intdigest(b"first")
 
 
-def test_nor_does_the_next_weight_set_in_the_same_place(transfer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lasts", [True, False])
+def test_nor_does_the_next_weight_set_in_the_same_place(transfer: Any, tmp_path: Path, lasts: bool) -> None:
     path = file_of(tmp_path, "store", b"older")
-    transfer.hash_ahead(path, 0, 5)
-    transfer.start_weight_update()  # the one before was given up
-    Path(path).write_bytes(b"newer")
+    first_of_the_next = (path, 0, 5) if lasts else None
+    transfer.hash_ahead((path, 0, 5))
+    Path(path).write_bytes(b"newer")  # the one before was given up
+    transfer.hash_ahead(first_of_the_next)
+    transfer.start_weight_update()
     assert transfer.open_bucket(path, 0, 5, lasts=True) == xxhash.xxh3_64_intdigest(b"newer")

@@ -96,12 +96,17 @@ class Plan:
     def _speed(self) -> list[str]:
         found = self.bounds
         step_s = found.step_s(self.config.max_staleness)
+        shared = ""
+        if found.learn_tokens < found.learn_tokens_unshared:
+            shared = (
+                f"; {found.learn_tokens_unshared:,} if completions did not share their prompt (learner.share_prefix)"
+            )
         mode = "in lockstep" if self.config.max_staleness == 0 else "generation beside learning"
         return [
             f"least seconds of a step, at {self.lengths.prompt:g} + {self.lengths.completion:g} tokens a completion",
             f"  generate  {found.generate_s:>10.2f}   {found.decode_rate:,.0f} tokens/s, bound by "
             f"{found.decode_is_bound_by} with {found.in_flight:.0f} in flight an engine",
-            f"  learn     {found.learn_s:>10.2f}",
+            f"  learn     {found.learn_s:>10.2f}   {found.learn_tokens:,} tokens{shared}",
             f"  sync      {found.sync_s:>10.2f}   {found.sync_bytes / 1e9:.2f} GB to the host's memory and back",
             f"  step      {step_s:>10.2f}   {mode}: at most {found.completions / step_s:,.1f} completions/s",
         ]

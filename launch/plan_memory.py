@@ -12,6 +12,7 @@ from funicular.actors.model_shape import ModelShape
 from funicular.actors.tiling import CPU_TILING, GPU_TILING
 from funicular.launch.config import Config
 from funicular.launch.hardware import Hardware
+from funicular.launch.plan_tokens import trained_tokens_of_a_pass
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _BUCKET = 500_000_000
@@ -114,7 +115,7 @@ def _passes(config: Config, shape: ModelShape, *, on_gpu: bool) -> list[Part]:
         kept = (shape.layers - 1) * tokens * of_layer * inner
         how = f"{shape.layers} layers x {tokens} tokens x {of_layer} values x {inner}"
     tiling = GPU_TILING if on_gpu else CPU_TILING
-    trained = min(tokens, config.generator.max_completion_tokens * max(1, tokens // longest))
+    trained = -(-trained_tokens_of_a_pass(config) // learner.sequence_parallel)
     head = 2 * trained * shape.width * 4
     tied = 4 * shape.head if shape.tied and not learner.lora_rank else 0
     cast = sum(i * o for i, o in shape.linear) * inner if inner != residual and not learner.lora_rank else 0

@@ -11,6 +11,7 @@ from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
 from funicular.launch.hardware import Hardware
 from funicular.launch.plan_memory import CacheRoom
+from funicular.launch.plan_tokens import tokens_of_a_group
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -37,6 +38,10 @@ class Bounds:
     """bandwidth or products."""
     generate_s: float
     learn_s: float
+    learn_tokens: int
+    """Of a step's passes, each once."""
+    learn_tokens_unshared: int
+    """What they would be with a prompt for each completion."""
     sync_s: float
     sync_bytes: float
 
@@ -65,7 +70,8 @@ def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoo
     token_s = max(by_bandwidth, by_products)
     prefill_s = 2 * shape.products * algorithm.groups_per_step * lengths.prompt
     prefill_s /= generator.count * workers * hardware.flops
-    tokens = completions * (lengths.prompt + lengths.completion)
+    of_group = tokens_of_a_group(config, round(lengths.prompt), round(lengths.completion))
+    tokens = algorithm.groups_per_step * of_group.shared
     passes: float = (4 if learner.lora_rank else 6) + (2 if learner.gradient_checkpointing else 0)
     if algorithm.old_logprobs != "generator" and algorithm.optimizer_batches * algorithm.num_iterations > 1:
         passes += 2 / algorithm.num_iterations  # old log-probabilities have a forward pass of their own
@@ -80,6 +86,8 @@ def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoo
         decode_is_bound_by="bandwidth" if by_bandwidth >= by_products else "products",
         generate_s=prefill_s + completions * lengths.completion * token_s / (generator.count * in_flight),
         learn_s=learn / (learner.ranks * hardware.flops),
+        learn_tokens=tokens,
+        learn_tokens_unshared=algorithm.groups_per_step * of_group.unshared,
         sync_s=2 * sync_bytes / hardware.host_link,  # from the learner to the host's memory, and to the engines
         sync_bytes=sync_bytes,
     )

@@ -129,11 +129,11 @@ def test_a_row_of_the_page_is_the_sum_of_its_formulas(row: dict[str, str]) -> No
     ranks = int(keys.get("learner.ranks", 4))
     lora = int(keys.get("learner.lora_rank", 0))
     trained = model.adapters(lora) if lora else model.parameters
-    tokens, longest, completion = 8192, 512 + 1024, 1024
+    tokens, prompt, completion = 8192, 512, 1024
     states = 2 * model.parameters + (2 * trained if lora else 0) + (4 + 8 + 4) * trained
     layer = 7 * model.width + 4 * model.keys + 4 * model.mlp
     activations = model.layers * tokens * model.width * 2 + tokens * (layer + 2 * model.mlp) * 2
-    of_loss = completion * (tokens // longest)
+    of_loss = completion * ((tokens - prompt) // completion)  # they share the prompt
     head = 8 * of_loss * model.width + 3 * 4096 * 16_384 * 4 + 256 * 2**20
     deepspeed = 2 * (2 * 500_000_000 + 1_000_000_000)
     by_hand = states / ranks + activations + head + deepspeed

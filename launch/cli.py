@@ -10,13 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funicular.launch.bench_options import add_bench
 from funicular.launch.eval_options import add_eval, eval_options
 from funicular.launch.export_options import add_export, export_options
 from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
 from funicular.launch.serve_options import add_serve, serve_options
 from funicular.launch.submit_options import ANYWHERE, add_job_commands, add_submit, submit_options
-from funicular.launch.verify_options import add_verify, at_least, verify_options
+from funicular.launch.verify_options import add_verify, verify_options
 
 if TYPE_CHECKING:
     from funicular.launch.recipe import LoadedRecipe
@@ -177,37 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     sandbox_commands = sandbox.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     sandbox_commands.add_parser("probe", help="the isolation level that this machine reaches, and why no higher")
 
-    bench = commands.add_parser("bench", help="how fast parts of a run are on this cluster")
-    bench_commands = bench.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    bench_sync = bench_commands.add_parser(
-        "sync",
-        help="how fast weights reach the generators, against copying memory",
-        description="Starts the recipe's learner ranks and generators, publishes the initial weights again and again, "
-        "and prints what each part of weight sync took. Trains nothing and writes no run folder.",
-        allow_abbrev=False,
-    )
-    _takes_recipes(bench_sync, "[--versions N]")
-    bench_sync.add_argument(
-        "--versions", type=at_least(1), default=5, metavar="N", help="versions to publish after the first (default 5)"
-    )
-    generate = bench_commands.add_parser(
-        "generate",
-        help="tokens a second of a generator, against what memory and arithmetic allow",
-        description="Starts one engine as the recipe's generators have it, completes the recipe's tasks, and prints "
-        "tokens per second beside a bound that is measured on the spot. Trains nothing and writes no run folder.",
-        allow_abbrev=False,
-    )
-    _takes_recipes(generate, "[--tokens N] [--rounds N] [--json FILE]")
-    generate.add_argument(
-        "--tokens",
-        type=at_least(2),
-        metavar="N",
-        help="length of completions (default generator.max_completion_tokens)",
-    )
-    generate.add_argument(
-        "--rounds", type=at_least(1), default=3, metavar="N", help="rounds after one that warms up (default 3)"
-    )
-    generate.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write all figures here")
+    add_bench(commands, _takes_recipes)
     return parser
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from funicular.launch.verify_options import at_least
+from funicular.launch.option_types import at_least
 
 TASK_SETS = ("held_out", "train", "all")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from funicular.launch.verify_options import at_least
+from funicular.launch.option_types import at_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

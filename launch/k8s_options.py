@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from funicular.launch.option_types import at_least
+
 FOLDER = Path(__file__).resolve().parents[1] / "k8s"
 """The manifests: beside `launch/` in a checkout, and in the wheel."""
 LONG_LIVED = "raycluster"
@@ -54,15 +56,16 @@ def add_k8s(commands: argparse._SubParsersAction, takes_recipes: Callable[..., N
     parser.add_argument("--sandbox-image", metavar="IMAGE", help="image of sandbox pods (default: the base's)")
     parser.add_argument("--namespace", metavar="NAME", default=base.namespace, help=f"default: {base.namespace}")
     numbers = {
-        "--gpus-per-pod": (base.gpus_per_pod, "GPUs of one pod, at most"),
-        "--cpus-per-gpu": (base.cpus_per_gpu, "CPUs of a pod for each of its GPUs"),
-        "--memory-gib-per-gpu": (base.memory_gib_per_gpu, "memory likewise; a quarter of it is /dev/shm"),
-        "--sandbox-cpus": (base.sandbox_cpus, "CPUs of a sandbox pod"),
+        "--gpus-per-pod": (1, base.gpus_per_pod, "GPUs of one pod, at most"),
+        "--cpus-per-gpu": (1, base.cpus_per_gpu, "CPUs of a pod for each of its GPUs"),
+        "--memory-gib-per-gpu": (4, base.memory_gib_per_gpu, "memory likewise; a quarter of it is /dev/shm"),
+        "--sandbox-cpus": (1, base.sandbox_cpus, "CPUs of a sandbox pod"),
     }
-    for name, (default, text) in numbers.items():
-        parser.add_argument(name, type=int, metavar="N", default=default, help=f"{text} (default: {default})")
+    for name, (least, default, text) in numbers.items():
+        shown = f"{text} (default: {default})"
+        parser.add_argument(name, type=at_least(least), metavar="N", default=default, help=shown)
     parser.add_argument(
-        "--sandbox-pods", type=int, metavar="N", help="default: 2 where the verifier judges code, else none"
+        "--sandbox-pods", type=at_least(0), metavar="N", help="default: 2 where the verifier judges code, else none"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write here (default: standard output)")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from funicular.launch.hardware import GPUS
+from funicular.launch.option_types import at_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,9 @@ def add_plan(commands: argparse._SubParsersAction, takes_recipes: Callable[..., 
         default="cpu",
         help="kind of device; cpu (the default) is this machine, measured",
     )
-    parser.add_argument("--gpus", type=int, metavar="N", help="how many there are (default: as many as it takes)")
-    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="mean length (default: the longest)")
-    parser.add_argument("--completion-tokens", type=int, metavar="N", help="mean length (default: the longest)")
+    parser.add_argument("--gpus", type=at_least(1), metavar="N", help="how many there are (default: as it takes)")
+    parser.add_argument("--prompt-tokens", type=at_least(1), metavar="N", help="mean length (default: the longest)")
+    parser.add_argument("--completion-tokens", type=at_least(1), metavar="N", help="mean length (default: the longest)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan here too")
 
 

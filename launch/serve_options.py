@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from funicular.launch.verify_options import at_least
+from funicular.launch.option_types import at_least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

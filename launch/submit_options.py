@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from funicular.launch.option_types import at_least
+
 ANYWHERE = "/"
 """Absolute paths of a submitted recipe are the cluster's, and are not looked for here."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -68,7 +70,7 @@ def add_submit(
     )
     parser.add_argument(
         "--stop-wait-s",
-        type=int,
+        type=at_least(0),
         default=base.stop_wait_s,
         metavar="N",
         help=f"seconds that a stopped run has to save itself (default {base.stop_wait_s})",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from funicular.launch.option_types import at_least
+
 LEAST_GROUPS = 4
 """An ordinary one, one with void completions, one without variance, and another ordinary one."""
 LEAST_COMPLETIONS = 4
@@ -80,14 +82,3 @@ def add_verify(
 def verify_options(options: argparse.Namespace) -> VerifyOptions:
     """The command line's, as a record."""
     return VerifyOptions(**{name: getattr(options, name) for name in VerifyOptions.__dataclass_fields__})
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A type of the command line's: a whole number that is not smaller."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")
-        return int(text)
-
-    return number

@@ -200,5 +200,11 @@ def test_the_command_says_all_problems_and_exits_2(capsys: pytest.CaptureFixture
     assert "cluster.address=local" in printed.err
 
 
+def test_pods_without_memory_are_refused_with_the_least_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["k8s", "render", "-c", RECIPE, "--memory-gib-per-gpu", "3"])
+    assert "--memory-gib-per-gpu: got '3', expected a whole number of at least 4" in capsys.readouterr().err
+
+
 def test_rendering_twice_gives_the_same() -> None:
     assert render(base_recipe(), RenderOptions()) == list(rendered())

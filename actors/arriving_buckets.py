@@ -32,10 +32,13 @@ class ArrivingBuckets:
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._coming:
-            await _discard(task)
+            task.cancel()
+        for outcome in await asyncio.gather(*self._coming, return_exceptions=True):
+            if isinstance(outcome, Bucket):
+                outcome.close()
 
     async def wait(self) -> Bucket:
-        """The one that is taken next, as soon as it is here.
+        """The one that is taken next, as soon as it is here; there must be one.
 
         Raises:
             WeightSyncError: it is lost, or is not what the manifest says.
@@ -44,7 +47,8 @@ class ArrivingBuckets:
 
     async def take(self) -> Bucket:
         """The next one, which the caller closes; another is fetched from now on. Raises as `wait` does."""
-        bucket = await self._coming.popleft()
+        bucket = await self.wait()
+        self._coming.popleft()  # only now: until the caller has it, it is this one's to close
         self._fetch(1)
         return bucket
 
@@ -59,11 +63,3 @@ class ArrivingBuckets:
     def _fetch(self, count: int) -> None:
         for index in islice(self._following, count):
             self._coming.append(asyncio.create_task(self._source.open(self._published, index)))
-
-
-async def _discard(upcoming: asyncio.Task[Bucket]) -> None:
-    """Give up on a bucket that nobody waits for any more, and let go of it if it has come."""
-    upcoming.cancel()
-    (outcome,) = await asyncio.gather(upcoming, return_exceptions=True)
-    if isinstance(outcome, Bucket):
-        outcome.close()

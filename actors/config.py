@@ -19,7 +19,7 @@ class GeneratorConfig:
     """Workers that share one engine's weights. On CPU they are processes of the same node."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Type of the engine's weights and arithmetic, and of weights on the wire. auto: bfloat16 where the machine that
-    reads the recipe multiplies it faster (GPU, AMX, AMD's AVX512-BF16), else float32."""
+    reads the recipe multiplies it faster (GPU, AMX, AMD's AVX512-BF16, Arm's bf16), else float32."""
     head_dtype: Literal["auto", "float32"] = "auto"
     """Type of the output head's products; auto: dtype. float32 belongs with learner.head_dtype=float32."""
     max_prompt_tokens: int = 512

@@ -112,9 +112,9 @@ class Stretches:
 
 
 def _distance(bounds: Sequence[tuple[int, int]]) -> int | None:
-    """From each start to the next, if it is always the same."""
-    distances = {second[0] - first[0] for first, second in pairwise(bounds)}
-    return None if len(distances) > 1 else distances.pop() if distances else 0
+    """From each start to the next, if it is always the same and forward: no view goes back."""
+    distances = {second[0] - first[0] for first, second in pairwise(bounds)} or {0}
+    return distances.pop() if len(distances) == 1 and min(distances) >= 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,7 @@ class Placement:
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """By memcpy where that does it: it writes past the caches, so that one thread copies an embedding twice as fast."""
+    """By memcpy in one thread where types and layouts are equal: unlike torch's own copy it writes past the caches."""
     alike = target.dtype == source.dtype and target.is_contiguous() and source.is_contiguous()
     if alike and target.device.type == source.device.type == "cpu":
         np.copyto(target.view(torch.uint8).numpy(), source.view(torch.uint8).numpy())

@@ -1,7 +1,7 @@
 """`auto` for types of matrix products: bfloat16 where the device multiplies it faster than float32, float32 elsewhere.
 
-A CPU without such instructions multiplies bfloat16 many times slower than float32. So does an Intel one that has them
-but no AMX, or hides it from its guests: half as fast (docs/benchmarks.md).
+A CPU without such instructions multiplies bfloat16 many times slower than float32. One of Intel's that has AVX512-BF16
+but no AMX, or hides it from its guests, does it half as fast (docs/benchmarks.md; seen on Emerald Rapids).
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ _FASTER = {"amx_bf16", "bf16"}
 _FASTER_UNLESS_INTEL = "avx512_bf16"
 
 
-def with_native_types(config: Config, cpuinfo: Path = Path("/proc/cpuinfo"), devices: Path = Path("/dev")) -> Config:
-    """The recipe with `auto` replaced by what is fastest on this machine, the same for generators and learner."""
+def with_native_types(
+    config: Config,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    devices: Path = Path("/dev"),
+    *,
+    on_gpu: bool | None = None,
+) -> Config:
+    """The recipe with `auto` replaced by what is fastest, the same for generators and learner.
+
+    Args:
+        on_gpu: where it runs; None: on a GPU if `cluster.use_gpu` says so, or else if this machine has one.
+    """
     generator, learner = config.generator, config.learner
     if "auto" not in (generator.dtype, learner.compute_dtype):
         return config
-    on_gpu = config.cluster.use_gpu
+    if on_gpu is None:
+        on_gpu = config.cluster.use_gpu
     if on_gpu is None:
         on_gpu = any(devices.glob("nvidia[0-9]*"))
     fastest: Literal["float32", "bfloat16"] = (
@@ -40,7 +51,7 @@ def _multiplies_bfloat16_faster(cpuinfo: Path) -> bool:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux, or /proc is hidden
         return False
-    said = {key.strip().lower(): value.split() for key, _, value in (line.partition(":") for line in lines)}
-    flags = said.get("flags") or said.get("features") or []
-    intel = said.get("vendor_id") == ["GenuineIntel"]
+    processor = {key.strip().lower(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    flags = processor.get("flags") or processor.get("features") or []
+    intel = processor.get("vendor_id") == ["GenuineIntel"]
     return not _FASTER.isdisjoint(flags) or (_FASTER_UNLESS_INTEL in flags and not intel)

@@ -11,14 +11,19 @@ from typing import Any
 
 from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
+from funicular.launch.config_values import get
 from funicular.launch.hardware import GPUS, Hardware, this_machine
 from funicular.launch.model_shape import shape_of
+from funicular.launch.native_types import with_native_types
 from funicular.launch.plan_errors import earlier_error
 from funicular.launch.plan_fixes import engine_fix, learner_fixes, too_few
 from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
+from funicular.launch.plan_nodes import node_map
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.plan_speed import Bounds, Lengths, bounds
+from funicular.launch.plan_times import earlier_times
 from funicular.launch.recipe import LoadedRecipe
+from funicular.launch.yaml_nodes import one_line
 
 FITS, TOO_LARGE, WRONG_INPUT = 0, 1, 2
 _GIB = 1 << 30
@@ -37,6 +42,8 @@ class Plan:
     room: CacheRoom
     lengths: Lengths
     bounds: Bounds
+    nodes: tuple[str, ...]
+    """One way onto nodes, a line each."""
     gpus: int | None = None
     """That are there, of all nodes; None: as many as the recipe takes."""
 
@@ -76,6 +83,7 @@ class Plan:
             f"device    {self.hardware.name}: {_gib(self.hardware.memory)}, {self.hardware.bandwidth / 1e9:,.0f} GB/s, "
             f"{self.hardware.flops / 1e12:,.2f} TFLOP/s",
             *_placement(config, on_gpu=self.on_gpu),
+            *(f"          {line}" for line in self.nodes),
             *_batch(config),
             "",
             *_table("one learner rank", self.learner),
@@ -87,11 +95,22 @@ class Plan:
             "",
             *self._speed(),
         ]
-        if earlier := None if self.on_gpu else earlier_error(Path(config.run_dir or Path("runs") / config.name)):
-            lines += ["", f"memory of an earlier run in {earlier}"]
+        lines += [f"\n{line}" for line in self._earlier()]
         problems = self.problems
         lines += ["", *(f"DOES NOT FIT: {problem}" for problem in problems)] if problems else ["", "fits"]
         return "\n".join(lines)
+
+    def _earlier(self) -> list[str]:
+        """What plans of the same run folder were worth."""
+        folder = Path(self.config.run_dir or Path("runs") / self.config.name).absolute()
+        memory = None if self.on_gpu else earlier_error(folder)
+        times = earlier_times(
+            folder,
+            self.config.model.path,
+            lambda config, lengths: bounds(config, self.shape, self.hardware, self.room, lengths),
+        )
+        found = {"memory": memory, "times": times}
+        return [f"{what} of an earlier run in {said}" for what, said in found.items() if said]
 
     def _speed(self) -> list[str]:
         found = self.bounds
@@ -127,14 +146,22 @@ class Plan:
 def plan(loaded: LoadedRecipe, options: PlanOptions) -> int:
     """Print the plan; the exit status: 0 it fits, 1 it does not, 2 wrong input."""
     try:
-        made = make_plan(loaded.config, options)
+        config = with_native_types(loaded.as_written, on_gpu=options.device != "cpu")
+        made = make_plan(config, options)
         if options.json_file is not None:
             options.json_file.write_text(json.dumps(made.record(), indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
-    print(made.text())
+    print("\n".join([*_recipe(loaded, config), made.text()]))
     return TOO_LARGE if made.problems else FITS
+
+
+def _recipe(loaded: LoadedRecipe, config: Config) -> list[str]:
+    """Every key that is not a default, and where it was set."""
+    rows = [(f"{key}={one_line(get(config, key))}", place) for key, place in loaded.origins.items()]
+    width = min(48, max((len(setting) for setting, _ in rows), default=0))
+    return ["recipe    all other keys are defaults", *(f"  {setting:<{width}}  {place}" for setting, place in rows), ""]
 
 
 def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = None) -> Plan:
@@ -144,7 +171,8 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         shape: None: read from `model.path`.
 
     Raises:
-        ValueError: there is no configuration of the model, or a number of GPUs without their kind.
+        ValueError: there is no configuration of the model, a number of GPUs without their kind, or an engine that is
+            larger than a node.
     """
     on_gpu = options.device != "cpu"
     if options.gpus is not None and not on_gpu:
@@ -166,6 +194,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         room=room,
         lengths=lengths,
         bounds=bounds(config, shape, hardware, room, lengths),
+        nodes=tuple(node_map(config, options.gpus_per_node)) if on_gpu else (),
         gpus=options.gpus,
     )
 

@@ -19,6 +19,7 @@ class PlanOptions:
     """A name of hardware.GPUS, or cpu: this machine, measured."""
     gpus: int | None = None
     """Devices that are there, of all nodes; None: as many as the recipe takes."""
+    gpus_per_node: int = 8
     prompt_tokens: int | None = None
     """Mean length; None: the recipe's longest."""
     completion_tokens: int | None = None
@@ -33,13 +34,21 @@ def add_plan(commands: argparse._SubParsersAction, takes_recipes: Callable[..., 
         "plan", help="memory, speed and parts of a recipe, before anything starts", allow_abbrev=False
     )
     takes_recipes(parser, "[--gpu NAME] [--gpus N]")
+    base = PlanOptions()
     parser.add_argument(
         "--gpu",
         choices=[*GPUS, "cpu"],
         default="cpu",
         help="kind of device; cpu (the default) is this machine, measured",
     )
-    parser.add_argument("--gpus", type=at_least(1), metavar="N", help="how many there are (default: as it takes)")
+    parser.add_argument("--gpus", type=at_least(1), metavar="N", help="that there are (default: as many as it takes)")
+    parser.add_argument(
+        "--gpus-per-node",
+        type=at_least(1),
+        metavar="N",
+        default=base.gpus_per_node,
+        help="(default %(default)s)",
+    )
     parser.add_argument("--prompt-tokens", type=at_least(1), metavar="N", help="mean length (default: the longest)")
     parser.add_argument("--completion-tokens", type=at_least(1), metavar="N", help="mean length (default: the longest)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan here too")
@@ -50,6 +59,7 @@ def plan_options(options: argparse.Namespace) -> PlanOptions:
     return PlanOptions(
         device=options.gpu,
         gpus=options.gpus,
+        gpus_per_node=options.gpus_per_node,
         prompt_tokens=options.prompt_tokens,
         completion_tokens=options.completion_tokens,
         json_file=options.json,

@@ -27,7 +27,7 @@ def tokens_of_a_group(config: Config, prompt: int, completion: int) -> GroupToke
 
 
 def trained_tokens_of_a_pass(config: Config) -> int:
-    """Most tokens of completions in one pass over a batch of the longest prompts and completions."""
+    """Tokens of completions in the fullest pass over a batch of the longest prompts and completions."""
     generator = config.generator
     trees = _trees(config, generator.max_prompt_tokens, generator.max_completion_tokens)
     enough = 1 + _room(config) // min(map(tokens_of, trees))  # groups that fill a pass

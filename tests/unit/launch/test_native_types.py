@@ -46,6 +46,12 @@ def test_a_gpu_computes_in_bfloat16_unless_it_is_not_used(tmp_path: Path) -> Non
     assert types(cpu_only, tmp_path) == ("float32", "float32")
 
 
+def test_a_plan_for_gpus_counts_with_their_types(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : avx2\n")
+    found = with_native_types(AUTO, tmp_path / "cpuinfo", tmp_path, on_gpu=True)
+    assert (found.generator.dtype, found.learner.compute_dtype) == ("bfloat16", "bfloat16")
+
+
 def test_what_a_recipe_says_stays(tmp_path: Path) -> None:
     mixed = Config(generator=GeneratorConfig(dtype="bfloat16"), learner=LearnerConfig(compute_dtype="auto"))
     assert types(mixed, tmp_path) == ("bfloat16", "float32")

@@ -154,7 +154,8 @@ def test_decoding_few_sequences_is_bound_by_reading_the_weights(llama: ModelShap
     found = make_plan(config, options, llama).bounds
     assert found.decode_is_bound_by == "bandwidth"
     assert found.decode_rate == pytest.approx(GPUS["h100"].bandwidth / (llama.parameters * 2), rel=1e-3)
-    assert found.learn_s == pytest.approx(8 * llama.products * 512 * 3 / (4 * GPUS["h100"].flops), rel=0.3)
+    assert (found.learn_tokens, found.learn_tokens_unshared) == (64 * (1 + 8 * 2), 64 * 8 * (1 + 2))
+    assert found.learn_s == pytest.approx(10 * llama.products * found.learn_tokens / (4 * GPUS["h100"].flops))
 
 
 def test_the_command_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +166,10 @@ def test_the_command_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest
     said = capsys.readouterr().out
     assert status == 0, said
     assert "7.616 billion parameters" in said
+    assert "589,824 tokens; 786,432 if completions did not share their prompt" in said
+    assert "node 0    generator 0-1 x 2, learner 0-3" in said
+    assert "algorithm.groups_per_step=64" in said
+    assert f"model.path={tmp_path / 'model'}  command line" in said
     assert said.splitlines()[-1] == "fits"
     assert json.loads((tmp_path / "plan.json").read_text())["problems"] == []
 
@@ -245,6 +250,26 @@ def test_a_run_writes_what_its_plan_was_worth_and_the_next_plan_says_it(
     assert main(["plan", "-c", "embedded", *words]) == 0
     assert "memory of an earlier run" in (said := capsys.readouterr().out)
     assert "(+25%)" in said
+
+
+def test_the_next_plan_says_what_steps_took_beside_the_least(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    AutoConfig.for_model("llama", **SMOLLM2).save_pretrained(tmp_path / "model")
+    words = [f"model.path={tmp_path / 'model'}", f"run_dir={tmp_path / 'run'}"]
+    lengths = {"rollout/prompt_len_mean": 40.0, "rollout/completion_len_mean": 10.0}
+    seconds = {"time/generate_s": 2.0, "time/learn_s": 1.0, "time/weight_sync_s": 0.5}
+    took = enumerate((90.0, 3.0, 4.0, 5.0), start=1)
+    steps = [lengths | seconds | {"step": number, "time/step_s": step_s} for number, step_s in took]
+    folder = write_metrics(tmp_path / "run", *steps)
+    folder.config.write_text(load_recipe(["embedded"], words).text)
+    assert main(["plan", "-c", "embedded", "--gpu", "l40s", *words]) == 0
+    said = capsys.readouterr().out
+    assert "medians of 3 steps: generate 2.00 s, " in said
+    assert "step 4.00 s, " in said
+    assert main(["plan", "-c", "embedded", "--gpu", "l40s", words[1]]) == 0
+    assert "medians" not in capsys.readouterr().out  # of another model
 
 
 def test_a_run_on_gpus_is_not_compared_with_a_plan(tmp_path: Path) -> None:

@@ -117,9 +117,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if command == "config show":
         return _config_show(options.recipes, rest)
     if command == "config keys":
-        from funicular.launch.key_table import print_keys
-
-        return print_keys(options.filter)
+        return _config_keys(options)
     if command == "metrics sync":
         from funicular.launch.metrics_sync import sync_run
 
@@ -165,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="what recipes may say, and what one says")
     config_commands = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     keys = config_commands.add_parser("keys", help="every key, its type, default and meaning")
-    keys.add_argument("filter", nargs="?", default="", help="only keys whose name or meaning contains this")
+    wanted = keys.add_mutually_exclusive_group()
+    wanted.add_argument("filter", nargs="?", default="", help="only keys whose name or meaning contains this")
+    wanted.add_argument("--markdown", action="store_true", help="all of them, as the documentation has them")
     show = config_commands.add_parser("show", help="a whole resolved recipe, checked", allow_abbrev=False)
     _takes_recipes(show)
 
@@ -212,6 +212,17 @@ def _unknown_command(words: Sequence[str]) -> str | None:
         path = f"{path} {word}"
         known = _COMMANDS.get(word, ())
     return None
+
+
+def _config_keys(options: argparse.Namespace) -> int:
+    if options.markdown:
+        from funicular.launch.key_page import key_page
+
+        print(key_page(), end="")
+        return 0
+    from funicular.launch.key_table import print_keys
+
+    return print_keys(options.filter)
 
 
 def _load(recipes: Sequence[str], overrides: Sequence[str], *, elsewhere: str | None = None) -> LoadedRecipe | None:

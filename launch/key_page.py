@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from funicular.launch.schema_docs import Key, keys, sections
-from funicular.launch.yaml_nodes import one_line
+from funicular.launch.yaml_nodes import show_value
 
 _HEAD = """# Keys of a recipe
 
@@ -23,9 +23,8 @@ def key_page() -> str:
 
 def _table(section: str, found: list[Key]) -> str:
     title = f"## {section}" if section else "## Top level"
-    rows = (
-        f"| `{key.name}` | {_cell(key.type_text)} | `{one_line(key.default)}` | {_cell(key.doc)} |" for key in found
-    )
+    cells = ((f"`{key.name}`", key.type_text, f"`{show_value(key.default)}`", key.doc) for key in found)
+    rows = (f"| {' | '.join(map(_cell, row))} |" for row in cells)
     return "\n".join([title, "", "| key | type | default | |", "| --- | --- | --- | --- |", *rows, ""])
 
 

@@ -60,7 +60,7 @@ def greedy(folder: Path, adapter: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def server(trained: Path) -> Iterator[Any]:
-    """An openai client of a server of the run's initial model, with the trained adapter beside it, and of the run."""
+    """An openai client of a server of the run's initial model, with the trained adapter beside it."""
     import openai
 
     with socket.socket() as free:

@@ -15,4 +15,9 @@ def shown_address(path: str) -> str:
     """An address without user, password and options; absolute."""
     if not is_uri(path):
         return str(Path(path).expanduser().absolute())
-    return re.sub(r"://[^/@]*@", "://", path.split("?")[0])
+    return public_uri(path.split("?")[0])
+
+
+def public_uri(uri: str) -> str:
+    """A URI, or a text with URIs, without user and password: what may be printed and stored."""
+    return re.sub(r"://[^/\s]*@", "://", uri)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from funicular.launch.addresses import public_uri
 from funicular.launch.metrics_file import read_lines
-from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, public_uri, tracking_uri
+from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, tracking_uri
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 
 

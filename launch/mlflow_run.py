@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from funicular.launch.addresses import public_uri
 from funicular.launch.checkpoint_store import open_store
 from funicular.launch.environment import environment_report
 from funicular.launch.metrics_file import RECORD_KEYS
@@ -53,11 +54,6 @@ class MlflowTarget:
 def tracking_uri(folder: RunFolder, configured: str | None) -> str:
     """The recipe's `tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else SQLite beside the run folder."""
     return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
-
-
-def public_uri(uri: str) -> str:
-    """A URI, or a text with URIs, without user and password: what may be printed and stored."""
-    return re.sub(r"://[^/@\s]*@", "://", uri)
 
 
 def deep_link(uri: str, experiment_id: str, run_id: str) -> str:

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, attempt_tags, public_uri
+from funicular.launch.addresses import public_uri
+from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, attempt_tags
 from funicular.launch.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from funicular.launch.addresses import public_uri
 from funicular.launch.config import Config
 from funicular.launch.jobs import MLFLOW, RUN, RUN_DIR, STOP_WAIT, Job, JobError, Jobs, NoSuchJob, cluster_address
-from funicular.launch.mlflow_run import public_uri
 from funicular.launch.recipe import LoadedRecipe
 from funicular.launch.shipment import Shipment, copy_package, plan_shipment, write_archive
 from funicular.launch.submit_options import SubmitOptions

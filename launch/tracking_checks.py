@@ -10,17 +10,18 @@ from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
 from funicular.launch.problems import Problem
 
-_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+_CREDENTIALS = re.compile(r"^https?://[^/]*@|://[^/]*:[^/]*@", re.IGNORECASE)
+"""A user of http(s), who may be a token; elsewhere a password."""
 
 
 def tracking_problems(config: Config) -> Iterator[Problem]:
     """What makes a run impossible. Whether MLflow answers is no such thing: training does not need it."""
     uri = config.tracking.mlflow_uri
-    if uri is not None and _PASSWORD.search(uri):
+    if uri is not None and _CREDENTIALS.search(uri):
         yield Problem(
             key="tracking.mlflow_uri",
             value=shown_address(uri),
-            expected="it holds a password, and recipes are stored with the run and shown in MLflow",
+            expected="it holds a user or a password, and recipes are stored with the run and shown in MLflow",
             nearest="Leave it out there and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             "MLFLOW_TRACKING_TOKEN, in the environment (PGPASSWORD for Postgres without a server)",
         )

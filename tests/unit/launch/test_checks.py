@@ -331,6 +331,8 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"tracking__registered_model": "a/b"}, "tracking.registered_model", "none with / or :"),
         ({"tracking__upload_model": True}, "tracking.upload_model", "Set tracking.registered_model"),
         ({"tracking__mlflow_uri": "https://me:pw@host"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_PASSWORD"),
+        ({"tracking__mlflow_uri": "http://TOKEN@host:5000"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_TOKEN"),
+        ({"tracking__mlflow_uri": "postgresql://me@firm:pw@host/db"}, "tracking.mlflow_uri", "PGPASSWORD"),
     ],
 )
 def test_a_broken_rule_names_its_key_and_the_way_out(
@@ -346,7 +348,8 @@ def test_a_password_in_a_recipe_is_refused_and_not_repeated(tmp_path: Path) -> N
     (problem,) = check(changed(tracking__mlflow_uri="postgresql://me:geheim@host/db"), tmp_path)
     assert "tracking.mlflow_uri=postgresql://host/db" in str(problem)
     assert "geheim" not in str(problem)
-    assert check(changed(tracking__mlflow_uri="postgresql://me@host/db"), tmp_path) == []
+    for harmless in ("postgresql://me@host:5432/db", "http://host:5000/a@b"):
+        assert check(changed(tracking__mlflow_uri=harmless), tmp_path) == []
 
 
 def test_broken_rules_come_all_at_once(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from funicular.launch.addresses import public_uri
 from funicular.launch.metrics_file import MetricsFile, read_metrics
 from funicular.launch.mlflow_run import (
     MlflowTarget,
     deep_link,
     flatten,
     metric_name,
-    public_uri,
     tracking_uri,
 )
 from funicular.launch.mlflow_sink import MlflowSink, Table, Traces
@@ -342,6 +342,7 @@ def test_links_open_the_curves_and_hide_passwords() -> None:
     assert "ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db' --port 5000" in local
     assert local.endswith(f"http://127.0.0.1:5000/{page}")
     assert public_uri("postgresql://u:p@host/db") == "postgresql://host/db"
+    assert public_uri("http://me@firm.com:secret@host/a@b") == "http://host/a@b"
 
 
 def test_parameters_are_flat_and_short() -> None:

@@ -16,7 +16,13 @@ from funicular.launch.export_options import add_export, export_options
 from funicular.launch.k8s_options import POD_DATA, add_k8s, render_options
 from funicular.launch.plan_options import add_plan, plan_options
 from funicular.launch.serve_options import add_serve, serve_options
-from funicular.launch.submit_options import ANYWHERE, add_job_commands, add_submit, submit_options
+from funicular.launch.submit_options import (
+    ANYWHERE,
+    add_job_commands,
+    add_submit,
+    refuse_followed_json,
+    submit_options,
+)
 from funicular.launch.verify_options import add_verify, verify_options
 
 if TYPE_CHECKING:
@@ -267,13 +273,18 @@ def _submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _job_command(options: argparse.Namespace) -> int:
+    try:
+        refuse_followed_json(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
     from funicular.launch.ray_token import use_token
 
     use_token()
     from funicular.launch.job_commands import logs, status, stop
 
     if options.command == "logs":
-        return logs(options.address, options.job, until_end=options.follow)
+        return logs(options.address, options.job, until_end=options.follow, as_json=options.as_json)
     command = status if options.command == "status" else stop
     return command(options.address, options.job, as_json=options.as_json)
 

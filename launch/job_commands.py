@@ -32,14 +32,19 @@ def status(address: str | None, job: str | None, *, as_json: bool) -> int:
     return DONE
 
 
-def logs(address: str | None, job: str | None, *, until_end: bool) -> int:
-    """Print what a job has printed; the exit status: as for `status`, and the run's where it is followed."""
+def logs(address: str | None, job: str | None, *, until_end: bool, as_json: bool) -> int:
+    """Print what a job has printed, as it is or as `text` of the job's record; the exit status: as for `status`, and
+    the run's where it is followed."""
     try:
         jobs = Jobs(cluster_address(address))
         found = jobs.get(job) if job else jobs.newest()
         if until_end:
             return follow(jobs, found)
-        print(jobs.text(found), end="")
+        text = jobs.text(found)
+        if as_json:
+            print(json.dumps({**asdict(found), "text": text}, indent=1))
+        else:
+            print(text, end="")
     except (JobError, ValueError) as error:
         return _failed(error)
     return DONE

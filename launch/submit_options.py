@@ -91,9 +91,8 @@ def add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
         allow_abbrev=False,
     )
     stop.add_argument("job", nargs="?", metavar="JOB", help="default: the only one that runs")
-    for parser in (status, stop):
-        parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     for parser in (status, logs, stop):
+        parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
         _takes_address(parser)
 
 
@@ -103,8 +102,7 @@ def submit_options(options: argparse.Namespace) -> SubmitOptions:
     Raises:
         ValueError: options that do not fit together.
     """
-    if options.follow and options.as_json:
-        raise ValueError("--follow, --json: expected one of them; a run's output is not JSON")
+    refuse_followed_json(options)
     if options.stop_wait_s < 1:
         raise ValueError(f"--stop-wait-s={options.stop_wait_s}: expected at least 1")
     return SubmitOptions(
@@ -117,6 +115,16 @@ def submit_options(options: argparse.Namespace) -> SubmitOptions:
         stop_wait_s=options.stop_wait_s,
         as_json=options.as_json,
     )
+
+
+def refuse_followed_json(options: argparse.Namespace) -> None:
+    """Of `submit` and the commands for jobs.
+
+    Raises:
+        ValueError: both are wanted.
+    """
+    if options.as_json and getattr(options, "follow", False):
+        raise ValueError("--follow, --json: expected one of them; a run's output is not JSON")
 
 
 def _takes_address(parser: argparse.ArgumentParser) -> None:

@@ -185,6 +185,22 @@ def test_logs_are_the_newest_jobs(server: FakeJobServer, address: str, capsys: p
     assert server.requests[-1] == "GET /api/jobs/a-1/logs"
 
 
+def test_logs_as_json_are_the_job_s_record_and_its_text(
+    server: FakeJobServer, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.add("a-1", "FAILED", start_time=1_000, driver_exit_code=2)
+    server.printed = "step 1/9\nerror: no such file\n"
+    assert main(["status", "a-1", "--json", "--address", address]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert main(["logs", "--json", "--address", address]) == 0
+    assert json.loads(capsys.readouterr().out) == {**record, "text": server.printed}
+    asked = len(server.requests)
+    for follow in ("-f", "--follow"):
+        assert main(["logs", "a-1", follow, "--json", "--address", address]) == 2
+        assert "--follow, --json: expected one of them" in capsys.readouterr().err
+    assert len(server.requests) == asked
+
+
 def test_stop_takes_the_only_running_job(
     server: FakeJobServer, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -78,9 +79,9 @@ def engine_build() -> Finding:
     return ok("vllm", there[0])
 
 
-def torch_build(config: Config) -> Finding:
+def torch_build(config: Config, folder: Path = Path("/dev")) -> Finding:
     """GPUs, and a torch that can use them."""
-    devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    devices = list(folder.glob("nvidia[0-9]*"))
     version = _version("torch")
     if version is None:
         return broken("torch", "not installed", "Install the lock of this machine")
@@ -109,15 +110,17 @@ def _gpus(version: str) -> Finding:
         "print(n, torch.version.cuda, '.'.join(map(str, torch.cuda.nccl.version())) if n else '-', "
         "torch.cuda.get_device_name(0) if n else '')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", question], capture_output=True, text=True, timeout=_GPU_QUESTION_S, check=False
-    )
-    words = done.stdout.split(maxsplit=3)
+    fix = "Update the NVIDIA driver, or install the torch of its CUDA version"
+    command = [sys.executable, "-c", question]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_QUESTION_S, check=False)
+    except subprocess.TimeoutExpired:
+        said = f"torch does not say within {_GPU_QUESTION_S:.0f} s which GPUs there are"
+        return broken("torch", f"{version}: {said}", f"See whether `nvidia-smi` answers. {fix}")
+    words = done.stdout.strip().split(maxsplit=3)
     if done.returncode or not words or words[0] == "0":
         said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "torch sees none of the GPUs"
-        return broken(
-            "torch", f"{version}: {said}", "Update the NVIDIA driver, or install the torch of its CUDA version"
-        )
+        return broken("torch", f"{version}: {said}", fix)
     return ok("torch", f"{version}, {words[0]} x {words[3]}, CUDA {words[1]}, NCCL {words[2]}")
 
 
@@ -161,14 +164,33 @@ def open_files() -> Finding:
 def disk(config: Config) -> Finding:
     """Room for checkpoints, where the run folder will be."""
     folder = Path(config.run_dir or Path("runs", config.name)).absolute()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not os.access(there, os.W_OK):
-        return broken("run folder", f"{there} cannot be written to", "Give another folder with run_dir=FOLDER")
+    fix = "Give another folder with run_dir=FOLDER, or make room and permission there"
+    try:
+        there = write_near(folder)
+    except OSError as error:
+        return broken("run folder", f"{folder} cannot be written: {error.strerror}", fix)
     free = shutil.disk_usage(there).free / _GIB
     if free < _LEAST_DISK_GIB:
         fix = "Free some, give another folder with run_dir=FOLDER, or keep fewer checkpoints (checkpoint.keep_last)"
         return broken("run folder", f"{free:.1f} GiB free at {there}", fix)
     return ok("run folder", f"{folder}, {free:.0f} GiB free")
+
+
+def write_near(path: Path) -> Path:
+    """Write a small file where `path` will be made, or stands, and delete it: permissions, quotas, dead mounts.
+
+    Returns:
+        The folder: `path`, or the nearest above it that there is.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as file:
+        file.write(b"funicular")
+        file.flush()
+        os.fsync(file.fileno())
+    return there
 
 
 def _version(name: str) -> str | None:

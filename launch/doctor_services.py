@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from funicular.launch.addresses import public_uri
 from funicular.launch.config import Config
+from funicular.launch.doctor_machine import write_near
 from funicular.launch.finding import Finding, broken, doubtful, ok
-from funicular.launch.ray_token import TOKEN_FIX, token_place
+from funicular.launch.ray_token import TOKEN_FIX, token_place, use_token
 from funicular.rewards.verifiers import SANDBOXED
 
 ANSWER_S = 20.0
@@ -57,11 +60,31 @@ def ray_cluster(config: Config) -> Finding:
     address = ray_address(config)
     if address == "local":
         return ok("ray", "the run starts its own (cluster.address, RAY_ADDRESS)")
+    if address.startswith(("http://", "https://")):
+        return _job_server(address.rstrip("/"))
     complaint = _unhealthy(address.removeprefix("ray://"))
     if complaint is not None:
         fix = "Start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set cluster.address=local"
         return broken("ray", f"no healthy cluster at {address}: {complaint}", fix)
     return ok("ray", f"a healthy cluster at {address}")
+
+
+def _job_server(address: str) -> Finding:
+    """The address is for `funicular submit`, and the job server is asked as it asks."""
+    use_token()
+    from funicular.launch.jobs import JobError, Jobs
+
+    try:
+        there = Jobs(address).ray_version()
+    except JobError as error:
+        fix = error.fix or "Correct RAY_ADDRESS: the address of the cluster's dashboard, such as http://HEAD:8265"
+        return broken("ray", public_uri(error.said), fix)
+    said = f"Ray {there} answers `funicular submit` at {public_uri(address)}; `funicular train` takes host:port"
+    here = metadata.version("ray")
+    if there != here:
+        fix = f"Start the cluster with Ray {here}, or install the cluster's here: pip install 'ray[default]=={there}'"
+        return doubtful("ray", f"{said}. Installed here is Ray {here}", fix)
+    return ok("ray", said)
 
 
 def _unhealthy(address: str) -> str | None:
@@ -89,7 +112,7 @@ def mlflow_server(config: Config) -> Finding:
     if uri is None:
         return ok("mlflow", "a database beside the run folder (tracking.mlflow_uri, MLFLOW_TRACKING_URI)")
     parts = urlsplit(uri)
-    shown = uri.replace(f"{parts.username}:{parts.password}@", "***@") if parts.password else uri
+    shown = public_uri(uri)
     if parts.scheme not in ("http", "https"):
         return _local_mlflow(parts.scheme, parts.path, shown)
     import requests
@@ -120,10 +143,13 @@ def _mlflow_credentials() -> dict[str, Any]:
 def _local_mlflow(scheme: str, path: str, shown: str) -> Finding:
     if scheme not in ("", "file", "sqlite"):
         return ok("mlflow", f"{shown}, not tried")
-    target = Path(path[1:] if scheme == "sqlite" and path.startswith("//") else path)
-    folder = next(parent for parent in (target.absolute(), *target.absolute().parents) if parent.is_dir())
-    if not os.access(folder, os.W_OK):
-        return broken("mlflow", f"{shown}: {folder} cannot be written to", "Give another place: tracking.mlflow_uri")
+    # of a database the folder: SQLite writes a journal beside it
+    folder = Path(path[1:]).absolute().parent if scheme == "sqlite" else Path(path).absolute()
+    try:
+        write_near(folder)
+    except OSError as error:
+        fix = "Give another place with tracking.mlflow_uri or MLFLOW_TRACKING_URI, or make room and permission there"
+        return broken("mlflow", f"{shown}: {folder} cannot be written: {error.strerror}", fix)
     return ok("mlflow", shown)
 
 

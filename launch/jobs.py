@@ -46,7 +46,17 @@ _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
 class JobError(RuntimeError):
-    """The cluster cannot be asked, or refuses; says what to do."""
+    """The cluster cannot be asked, or refuses; says what to do.
+
+    Args:
+        said: what is wrong.
+        fix: what to do, where `said` does not end with it.
+    """
+
+    def __init__(self, said: str, fix: str = "") -> None:
+        super().__init__(f"{said}. {fix}" if fix else said)
+        self.said = said
+        self.fix = fix
 
 
 class NoSuchJob(ValueError):
@@ -122,6 +132,11 @@ class Jobs:
         self.address = address
         with self._errors():
             self._client = _Client(address)
+
+    def ray_version(self) -> str:
+        """The cluster's."""
+        with self._errors():
+            return str(self._client._do_request("GET", "/api/version").json()["ray_version"])
 
     def submit(self, entrypoint: str, job: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> None:
         """Send files and start a job."""
@@ -224,17 +239,17 @@ class Jobs:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         fix = (
-            "Give the dashboard's address with --address, and see that the cluster runs (`ray status` on its head; "
-            "`ray start --head` starts one)"
+            "Give the dashboard's address with --address or RAY_ADDRESS, and see that the cluster runs (`ray status` "
+            "on its head; `ray start --head` starts one)"
         )
         try:
             yield
         except AuthenticationError as error:
-            raise JobError(f"{self.address}: {str(error).splitlines()[0]}. {TOKEN_FIX}") from error
+            raise JobError(f"{self.address}: {str(error).splitlines()[0]}", TOKEN_FIX) from error
         except requests.Timeout as error:
-            raise JobError(f"{self.address} does not answer within {ANSWER_S:.0f} s. {fix}") from error
+            raise JobError(f"{self.address} does not answer within {ANSWER_S:.0f} s", fix) from error
         except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
-            raise JobError(f"no Ray job server answers at {self.address}: {str(error).rstrip('.')}. {fix}") from error
+            raise JobError(f"no Ray job server answers at {self.address}: {str(error).rstrip('.')}", fix) from error
         except RuntimeError as error:  # how Ray's client says what the server answered
-            hint = f". {_AGENT_FIX}" if "No available agent" in str(error) else ""
-            raise JobError(f"{self.address}: {str(error).rstrip('.')}{hint}") from error
+            hint = _AGENT_FIX if "No available agent" in str(error) else ""
+            raise JobError(f"{self.address}: {str(error).rstrip('.')}", hint) from error

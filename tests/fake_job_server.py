@@ -1,4 +1,4 @@
-"""A job server as Ray's dashboard has it, as far as `funicular submit`, `status`, `logs` and `stop` ask it."""
+"""A job server as Ray's dashboard has it, as far as `submit`, `status`, `logs`, `stop` and `doctor` ask it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FakeJobServer:
         self.requests: list[str] = []
         self.after_stop = "STOPPED"
         self.printed = ""
+        self.ray_version = "2.60.0"
 
     def add(self, job: str, status: str, **more: Any) -> None:
         """A job that was submitted before."""
@@ -34,7 +35,7 @@ class FakeJobServer:
         """Status and JSON."""
         self.requests.append(f"{method} {path}")
         if path == "/api/version":
-            return 200, {"version": "4", "ray_version": "2.60.0", "ray_commit": ""}
+            return 200, {"version": "4", "ray_version": self.ray_version, "ray_commit": ""}
         if path.startswith("/api/packages/"):
             if method == "PUT":
                 self.packages[path.rpartition("/")[2]] = body

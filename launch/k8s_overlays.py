@@ -10,12 +10,15 @@ from typing import Any
 
 import yaml
 
-from funicular.launch.k8s_manifest import Manifest, in_namespace, read_objects
+from funicular.launch.k8s_manifest import Manifest, in_namespace, name_run, read_objects
 from funicular.launch.k8s_options import LONG_LIVED
 
 
-def apply_overlay(name: str, objects: list[Manifest], namespace: str) -> list[Manifest]:
+def apply_overlay(name: str, objects: list[Manifest], run: str, namespace: str) -> list[Manifest]:
     """The objects with one overlay applied.
+
+    Args:
+        run: its name, as Kubernetes takes it.
 
     Raises:
         ValueError: the overlay changes something that this recipe has not.
@@ -24,6 +27,7 @@ def apply_overlay(name: str, objects: list[Manifest], namespace: str) -> list[Ma
         return _long_lived(objects, namespace)
     (component,) = read_objects("components", name, "kustomization.yaml")
     added = [item for file in component.get("resources", ()) for item in read_objects("components", name, file)]
+    name_run(added, run)
     in_namespace(added, namespace)
     changed = copy.deepcopy(objects)
     for patch in component.get("patches", ()):

@@ -6,7 +6,7 @@ import sys
 
 import yaml
 
-from funicular.launch.k8s_manifest import Manifest, base_objects, with_images
+from funicular.launch.k8s_manifest import Manifest, base_objects, kubernetes_name, with_images
 from funicular.launch.k8s_options import LONG_LIVED, RenderOptions
 from funicular.launch.k8s_overlays import apply_overlay
 from funicular.launch.k8s_recipe import unreachable
@@ -34,7 +34,7 @@ def render(loaded: LoadedRecipe, options: RenderOptions) -> list[Manifest]:
     objects = base_objects(loaded, options)
     # the long-lived cluster last: the others patch the RayJob that it replaces
     for name in sorted(dict.fromkeys(options.overlays), key=lambda name: name == LONG_LIVED):
-        objects = apply_overlay(name, objects, options.namespace)
+        objects = apply_overlay(name, objects, kubernetes_name(loaded.config.name), options.namespace)
     with_images(objects, options)
     if problems := refusals(objects):
         raise CannotRender("\n".join(problems))

@@ -107,6 +107,14 @@ def copy_package(target: Path) -> list[Path]:
     return [code, metadata]
 
 
+def user_functions(loaded: LoadedRecipe) -> Iterator[str]:
+    """`path.py:function` of each reward function that is not built in."""
+    for label in loaded.config.reward.functions:
+        name = loaded.config.reward.function_of(label)
+        if name not in FUNCTIONS:
+            yield name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Needed:
     """Something of this machine that the recipe names."""
@@ -123,20 +131,12 @@ def _needed(loaded: LoadedRecipe) -> Iterator[_Needed]:
     for file in loaded.files:
         if file.parent != PACKAGED:
             yield _Needed(what="recipe", path=file)
-    for name in _user_functions(loaded):
+    for name in user_functions(loaded):
         yield _Needed(what=f"reward.functions: {name}", path=user_file(name, loaded.folder))
     for key in PATHS:
         value = get(loaded.config, key)
         if isinstance(value, str) and not Path(value).is_absolute() and Path(value).exists():
             yield _Needed(what=f"{key}={value}", path=Path(value).resolve(), from_working_dir=value)
-
-
-def _user_functions(loaded: LoadedRecipe) -> Iterator[str]:
-    """`path.py:function` of each reward function that is not built in."""
-    for label in loaded.config.reward.functions:
-        name = loaded.config.reward.function_of(label)
-        if name not in FUNCTIONS:
-            yield name
 
 
 def _not_for_a_cluster(loaded: LoadedRecipe) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _not_for_a_cluster(loaded: LoadedRecipe) -> Iterator[str]:
         value = get(config, key)
         if isinstance(value, str) and value.startswith("~"):
             yield f"{key}={value}: a home folder of this machine; write a path of the cluster"
-    for name in _user_functions(loaded):
+    for name in user_functions(loaded):
         if Path(name.rpartition(":")[0]).is_absolute():
             yield f"reward.functions: {name}: write the file relative to the recipe"
 

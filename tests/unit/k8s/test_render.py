@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from funicular.launch.k8s_options import RenderOptions
 from funicular.launch.k8s_render import CannotRender, render
 from funicular.launch.k8s_rules import refusals
 from funicular.launch.problems import RecipeError
-from funicular.launch.recipe import load_recipe
+from funicular.launch.recipe import LoadedRecipe, load_recipe
 from tests.unit.k8s.conftest import RECIPE, base_recipe, rendered
 
 
@@ -90,6 +91,83 @@ def test_the_recipe_in_the_pod_is_the_recipe(tmp_path: Path) -> None:
     assert data["mine.py"].startswith("def taste")
     (job,) = (item["spec"] for item in objects if item["kind"] == "RayJob")
     assert "resume" not in job["entrypoint"]
+
+
+def with_files(folder: Path, reward: str, **files: str) -> LoadedRecipe:
+    """A recipe with this section `reward`, and modules beside it."""
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    (folder / "recipe.yaml").write_text(f"defaults: [{RECIPE}]\nreward: {reward}\n")
+    return load_recipe([str(folder / "recipe.yaml")], [])
+
+
+def shipped(loaded: LoadedRecipe) -> dict[str, str]:
+    (data,) = (item["data"] for item in render(loaded, RenderOptions()) if item["kind"] == "ConfigMap")
+    return data
+
+
+TASTE = "def taste(completions, **_):\n    return [0.0 for _ in completions]\n"
+USES = "{functions: {sweet: 1.0}, uses: {sweet: 'mine.py:taste'}}"
+
+
+def test_a_reward_file_behind_a_label_travels(tmp_path: Path) -> None:
+    assert shipped(with_files(tmp_path, USES, mine=TASTE))["mine.py"] == TASTE
+
+
+def test_modules_beside_a_reward_file_travel_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".hidden.py").write_text("")
+    (tmp_path / "no-module.py").write_text("")
+    loaded = with_files(tmp_path, USES, mine=TASTE, words="LEAST = 2\n")
+    assert set(shipped(loaded)) == {"recipe.yaml", "mine.py", "words.py"}
+
+
+def test_without_a_reward_file_no_module_travels(tmp_path: Path) -> None:
+    loaded = with_files(tmp_path, "{functions: {correctness: 1.0}}", other="secret = 1\n")
+    assert set(shipped(loaded)) == {"recipe.yaml"}
+
+
+def test_more_than_a_config_map_holds_is_refused_with_the_largest(tmp_path: Path) -> None:
+    loaded = with_files(tmp_path, USES, mine=TASTE, tables="#" * (900 * 1024))
+    with pytest.raises(ValueError, match=r"a ConfigMap may carry 921600; the largest are tables.py 921600, "):
+        render(loaded, RenderOptions())
+
+
+def test_files_that_a_config_map_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
+    loaded = with_files(tmp_path, USES, mine=TASTE)
+    (tmp_path / "grün.py").write_text("")
+    with pytest.raises(ValueError, match=r"grün.py: .* a ConfigMap takes no such name"):
+        render(loaded, RenderOptions())
+    (tmp_path / "grün.py").unlink()
+    (tmp_path / "words.py").write_bytes(b"# \xfc")
+    with pytest.raises(ValueError, match=r"words.py: .* save it as UTF-8"):
+        render(loaded, RenderOptions())
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine.py").write_text(TASTE)
+    with pytest.raises(ValueError, match=r"reward function sub/mine.py:taste: expected a file beside the recipe"):
+        render(with_files(tmp_path, "{functions: {'sub/mine.py:taste': 1.0}}"), RenderOptions())
+
+
+def test_pods_of_driver_and_scorers_have_every_file_at_one_path_and_not_as_links(tmp_path: Path) -> None:
+    objects = render(with_files(tmp_path, USES, mine=TASTE, words=""), RenderOptions())
+    (spec,) = (item["spec"]["rayClusterSpec"] for item in objects if item["kind"] == "RayJob")
+    head, *workers = spec["headGroupSpec"], *spec["workerGroupSpecs"]
+    assert [worker["groupName"] for worker in workers] == ["generator", "learner", "sandbox"]
+    for group in (head, *workers[:2]):
+        pod = group["template"]["spec"]
+        mounts = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "recipe"]
+        assert {mount["mountPath"]: mount["subPath"] for mount in mounts} == {
+            f"/etc/funicular/{name}": name for name in ("mine.py", "recipe.yaml", "words.py")
+        }
+        assert all(mount["readOnly"] for mount in mounts)
+        assert {"name": "recipe", "configMap": {"name": "mbpp-qwen2-5-coder-7b-recipe"}} in pod["volumes"]
+
+
+def test_a_name_with_a_space_is_one_word_of_the_command() -> None:
+    objects = render(load_recipe([RECIPE], ["name=My run"]), RenderOptions())
+    (job,) = (item for item in objects if item["kind"] == "RayJob")
+    assert job["metadata"]["name"] == "my-run"
+    assert shlex.split(job["spec"]["entrypoint"])[-2:] == ["run_dir=/data/runs/My run", "resume=auto"]
 
 
 @pytest.mark.parametrize(

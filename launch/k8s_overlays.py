@@ -36,7 +36,14 @@ def apply_overlay(name: str, objects: list[Manifest], run: str, namespace: str) 
             if item["kind"] == patch["target"]["kind"]:
                 for operation in operations:
                     _patch(item, operation, name)
+                _make_room(item)
     return changed + added
+
+
+def _make_room(item: Manifest) -> None:
+    """No overlay's upper limit is below the pods that the recipe or an option asks for."""
+    for group in item.get("spec", {}).get("rayClusterSpec", {}).get("workerGroupSpecs", ()):
+        group["maxReplicas"] = max(group["maxReplicas"], group["replicas"])
 
 
 def _patch(item: Manifest, operation: Manifest, overlay: str) -> None:

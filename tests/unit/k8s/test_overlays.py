@@ -48,6 +48,14 @@ def test_an_overlay_for_what_the_recipe_has_not_is_refused() -> None:
         render(loaded, RenderOptions(overlays=("gvisor",)))
 
 
+@pytest.mark.parametrize(("pods", "most"), [(2, 16), (16, 16), (20, 20)])
+def test_the_autoscaler_may_keep_all_pods_that_were_asked_for(pods: int, most: int) -> None:
+    objects = render(base_recipe(), RenderOptions(overlays=("autoscaled-sandbox",), sandbox_pods=pods))
+    (job,) = (item for item in objects if item["kind"] == "RayJob")
+    sandbox = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][2]
+    assert [sandbox[key] for key in ("minReplicas", "replicas", "maxReplicas")] == [pods, pods, most]
+
+
 @pytest.mark.parametrize("pair", [("kueue", "raycluster"), ("kueue", "autoscaled-sandbox")])
 def test_overlays_that_exclude_each_other_are_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(CannotRender, match=r"overlays kueue and .*: Kueue admits"):

@@ -18,6 +18,8 @@ CLUSTER_NAME = 53
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _TOKEN_AUTH = (2, 52)
 """Ray's first version with token authentication."""
+_K8S_TOKEN_AUTH = (2, 55)
+"""Ray's first version that lets the API server judge tokens."""
 _GATED = {
     "networkPolicy": "RayClusterNetworkPolicy",
     "tlsOptions": "RayClusterMTLS",
@@ -75,6 +77,9 @@ def _job(spec: dict[str, Any], metadata: dict[str, Any]) -> Iterator[str]:
         for key in ("clusterSelector", "submitterPodTemplate", "submitterConfig"):
             if spec.get(key):
                 yield f"{key}: not with SidecarMode; remove it, or use K8sJobMode"
+        head = spec.get("rayClusterSpec", {}).get("headGroupSpec", {}).get("template", {}).get("spec", {})
+        if (policy := head.get("restartPolicy", "Never")) != "Never":
+            yield f"group head: restartPolicy={policy}: expected Never with SidecarMode; remove it, or use K8sJobMode"
     queue = metadata.get("labels", {}).get("kueue.x-k8s.io/queue-name")
     if queue and spec.get("rayClusterSpec", {}).get("enableInTreeAutoscaling"):
         yield "overlays kueue and autoscaled-sandbox: Kueue admits clusters of a fixed size only; leave one out"
@@ -116,8 +121,19 @@ def _replicas(group: dict[str, Any], scales: bool) -> Iterator[str]:
 def _auth(spec: dict[str, Any], of_job: bool) -> Iterator[str]:
     auth = spec.get("authOptions", {})
     if auth.get("mode") == "token":
-        version = re.match(r"(\d+)\.(\d+)", str(spec.get("rayVersion", "")))
-        if version is None or tuple(map(int, version.groups())) < _TOKEN_AUTH:
-            yield f"authOptions.mode=token: needs rayVersion 2.52.0 or newer, got {spec.get('rayVersion', 'none')}"
-    if auth.get("enableK8sTokenAuth") and of_job:
-        yield "authOptions.enableK8sTokenAuth: not in a RayJob; remove it"
+        yield from _older(spec, "authOptions.mode=token", _TOKEN_AUTH)
+    if auth.get("enableK8sTokenAuth"):
+        yield from _older(spec, "authOptions.enableK8sTokenAuth", _K8S_TOKEN_AUTH)
+        if auth.get("mode") != "token":
+            yield "authOptions.enableK8sTokenAuth: needs authOptions.mode: token"
+        if auth.get("secretName"):
+            yield "authOptions.enableK8sTokenAuth: not with authOptions.secretName; remove one of them"
+        if of_job:
+            yield "authOptions.enableK8sTokenAuth: not in a RayJob; remove it"
+
+
+def _older(spec: dict[str, Any], key: str, first: tuple[int, int]) -> Iterator[str]:
+    """Whether the cluster's Ray is older than the first version that has this."""
+    version = re.match(r"(\d+)\.(\d+)", str(spec.get("rayVersion", "")))
+    if version is None or tuple(map(int, version.groups())) < first:
+        yield f"{key}: needs rayVersion {first[0]}.{first[1]}.0 or newer, got {spec.get('rayVersion', 'none')}"

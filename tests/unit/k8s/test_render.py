@@ -212,6 +212,7 @@ def test_what_pods_can_reach_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_pa
 CLUSTER = "rayClusterSpec"
 RULES: list[tuple[dict[str, Any], str]] = [
     ({"suspend": True, "shutdownAfterJobFinishes": False, "ttlSecondsAfterFinished": 0}, "suspend: needs shutdown"),
+    ({"suspend": True, "clusterSelector": {"ray.io/cluster": "x"}}, "suspend: not with clusterSelector"),
     ({"shutdownAfterJobFinishes": False}, "ttlSecondsAfterFinished: needs shutdown"),
     ({"ttlSecondsAfterFinished": -1}, "ttlSecondsAfterFinished=-1"),
     ({"deletionStrategy": {"deletionRules": [{}]}}, "deletionRules: not with"),
@@ -222,7 +223,9 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"submissionMode": "K8sjobMode"}, "submissionMode=K8sjobMode"),
     ({CLUSTER: {"networkPolicy": {}}}, "feature gate RayClusterNetworkPolicy"),
     ({CLUSTER: {"tlsOptions": {}}}, "feature gate RayClusterMTLS"),
+    ({CLUSTER: {"historyServerOptions": {}}}, "feature gate RayClusterHistoryServer"),
     ({CLUSTER: {"gcsFaultToleranceOptions": {"backend": "rocksdb"}}}, "expected redis"),
+    ({CLUSTER: {"gcsFaultToleranceOptions": {"redisAddress": "x:6379"}}}, "useless in a RayJob"),
     ({CLUSTER: {"rayVersion": "2.51.1"}}, "rayVersion 2.52.0 or newer, got 2.51.1"),
     ({CLUSTER: {"rayVersion": None}}, "rayVersion 2.52.0 or newer, got None"),
     ({CLUSTER: {"authOptions": {"mode": "token", "enableK8sTokenAuth": True}}}, "enableK8sTokenAuth: not in"),
@@ -237,6 +240,62 @@ def test_what_only_the_operator_refuses_is_refused_here(change: dict[str, Any], 
     job["spec"].update({key: value for key, value in change.items() if key != CLUSTER})
     job["spec"][CLUSTER].update(inner)
     assert [problem for problem in refusals([job]) if complaint in problem], refusals([job])
+
+
+def test_a_job_without_a_cluster_of_its_own_or_another_is_refused() -> None:
+    (job,) = copy.deepcopy([item for item in rendered() if item["kind"] == "RayJob"])
+    del job["spec"][CLUSTER]
+    assert refusals([job]) == ["rayClusterSpec: needed where there is no clusterSelector"]
+
+
+def test_a_head_that_restarts_is_refused_with_the_submitter_in_it() -> None:
+    (job,) = copy.deepcopy([item for item in rendered() if item["kind"] == "RayJob"])
+    job["spec"]["submissionMode"] = "SidecarMode"
+    del job["spec"]["submitterPodTemplate"], job["spec"]["submitterConfig"]
+    assert refusals([job]) == []
+    job["spec"][CLUSTER]["headGroupSpec"]["template"]["spec"]["restartPolicy"] = "Always"
+    assert refusals([job]) == [
+        "group head: restartPolicy=Always: expected Never with SidecarMode; remove it, or use K8sJobMode"
+    ]
+
+
+def long_lived(**changes: Any) -> dict[str, Any]:
+    (found,) = copy.deepcopy([item for item in rendered("raycluster") if item["kind"] == "RayCluster"])
+    found["spec"].update(changes)
+    return found
+
+
+def test_a_cluster_may_have_a_name_of_53_characters() -> None:
+    found = long_lived()
+    found["metadata"]["name"] = "a" * 53
+    assert refusals([found]) == []
+    found["metadata"]["name"] = "a" * 54
+    assert refusals([found]) == [
+        f"name={'a' * 54}: 54 characters, and a RayCluster may have 53; give a shorter name=..."
+    ]
+
+
+AUTH = "authOptions.enableK8sTokenAuth"
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "complaints"),
+    [
+        ("2.55.0", {"mode": "token"}, []),
+        ("2.54.1", {"mode": "token"}, [f"{AUTH}: needs rayVersion 2.55.0 or newer, got 2.54.1"]),
+        ("2.55.0", {}, [f"{AUTH}: needs authOptions.mode: token"]),
+        (
+            "2.60.0",
+            {"mode": "token", "secretName": "mine"},
+            [f"{AUTH}: not with authOptions.secretName; remove one of them"],
+        ),
+    ],
+)
+def test_tokens_that_the_api_server_judges_need_a_new_ray(
+    version: str, options: dict[str, str], complaints: list[str]
+) -> None:
+    found = long_lived(rayVersion=version, authOptions={**options, "enableK8sTokenAuth": True})
+    assert refusals([found]) == complaints
 
 
 GROUP_RULES: list[tuple[dict[str, Any], str]] = [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from funicular.launch.option_types import at_least
+from funicular.launch.option_types import at_least, namespace, pinned_image
 
 FOLDER = Path(__file__).resolve().parents[1] / "k8s"
 """The manifests: beside `launch/` in a checkout, and in the wheel."""
@@ -52,9 +52,13 @@ def add_k8s(commands: argparse._SubParsersAction, takes_recipes: Callable[..., N
     takes_recipes(parser, "[--overlay NAME ...] [--output FILE]")
     base = RenderOptions()
     parser.add_argument("--overlay", action="append", default=[], choices=overlay_names(), help="repeat to combine")
-    parser.add_argument("--image", metavar="IMAGE", help="image of head and GPU pods (default: the base's)")
-    parser.add_argument("--sandbox-image", metavar="IMAGE", help="image of sandbox pods (default: the base's)")
-    parser.add_argument("--namespace", metavar="NAME", default=base.namespace, help=f"default: {base.namespace}")
+    images = {"--image": "image of head and GPU pods", "--sandbox-image": "image of sandbox pods"}
+    for name, text in images.items():
+        shown = f"{text}, with a tag or digest (default: the base's)"
+        parser.add_argument(name, type=pinned_image, metavar="IMAGE", help=shown)
+    parser.add_argument(
+        "--namespace", type=namespace, metavar="NAME", default=base.namespace, help=f"default: {base.namespace}"
+    )
     numbers = {
         "--gpus-per-pod": (1, base.gpus_per_pod, "GPUs of one pod, at most"),
         "--cpus-per-gpu": (1, base.cpus_per_gpu, "CPUs of a pod for each of its GPUs"),

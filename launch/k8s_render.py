@@ -58,7 +58,15 @@ def k8s_render(loaded: LoadedRecipe, options: RenderOptions) -> int:
     if options.output is None:
         print(text, end="")
         return 0
-    options.output.write_text(text, encoding="utf-8")
+    try:
+        options.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(
+            f"funicular k8s render: --output={options.output}: {error.strerror}; expected a file in a folder that is "
+            "there and may be written",
+            file=sys.stderr,
+        )
+        return WRONG_INPUT
     print(f"{options.output}: kubectl apply -f {options.output}")
     return 0
 

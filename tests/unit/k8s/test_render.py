@@ -329,6 +329,14 @@ def test_the_command_writes_what_kubectl_reads(tmp_path: Path, capsys: pytest.Ca
     assert list(yaml.safe_load_all(file.read_text())) == json.loads(json.dumps(expected))
 
 
+def test_a_file_that_cannot_be_written_is_said_and_the_command_exits_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "absent" / "run.yaml"
+    assert main(["k8s", "render", "-c", RECIPE, "--output", str(file)]) == 2
+    assert f"--output={file}: No such file or directory; expected a file in a folder" in capsys.readouterr().err
+
+
 def test_the_command_says_all_problems_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["k8s", "render", "-c", RECIPE, "resume=never", "cluster.address=local"]) == 2
     printed = capsys.readouterr()
@@ -341,6 +349,38 @@ def test_pods_without_memory_are_refused_with_the_least_number(capsys: pytest.Ca
     with pytest.raises(SystemExit, match="2"):
         main(["k8s", "render", "-c", RECIPE, "--memory-gib-per-gpu", "3"])
     assert "--memory-gib-per-gpu: got '3', expected a whole number of at least 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--namespace", "Bad_NS", "lower-case letters, digits and hyphens, no hyphen at either end; write bad-ns"),
+        ("--namespace", "-team", "write team"),
+        ("--namespace", "a" * 64, f"write {'a' * 63}"),
+        ("--namespace", "", "expected 1 to 63"),
+        ("--image", "foo:latest", "expected a tag other than latest, or a digest"),
+        ("--image", "host:5000/team/foo", "push it as host:5000/team/foo:VERSION"),
+        ("--image", "Foo:1", "NAME in lower case"),
+        ("--image", "foo@sha256:abc", "expected [HOST/]NAME:TAG or [HOST/]NAME@sha256:DIGEST"),
+        ("--sandbox-image", "bar", "push it as bar:VERSION"),
+    ],
+)
+def test_options_that_no_cluster_takes_or_that_pin_nothing_are_refused(
+    option: str, value: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["k8s", "render", "-c", RECIPE, f"{option}={value}"])
+    printed = capsys.readouterr().err
+    assert f"argument {option}: got {value!r}, expected" in printed
+    assert complaint in printed
+
+
+@pytest.mark.parametrize(
+    "image", ["foo:1", "REGISTRY/team/foo_a:0.1.0", "host:5000/foo:v1-x", f"foo:latest@sha256:{'0' * 64}"]
+)
+def test_images_with_a_tag_or_a_digest_are_taken(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["k8s", "render", "-c", RECIPE, "--image", image, "--namespace", "team-7"]) == 0
+    assert capsys.readouterr().out.count(f"image: {image}\n") == 4
 
 
 def test_rendering_twice_gives_the_same() -> None:

@@ -125,6 +125,47 @@ def test_sandbox_pods_reach_pods_of_their_run_and_dns_only(overlays: tuple[str, 
     assert cluster(overlays)["headGroupSpec"]["template"]["metadata"]["labels"] == run
 
 
+def test_only_the_runs_pods_reach_mlflow_and_only_mlflow_its_database() -> None:
+    policies = {
+        item["metadata"]["name"]: item["spec"] for item in rendered("mlflow") if item["kind"] == "NetworkPolicy"
+    }
+    mlflow, postgres = policies["mbpp-qwen2-5-coder-7b-mlflow"], policies["funicular-postgres"]
+    labels = {
+        item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"]
+        for item in rendered("mlflow")
+        if item["kind"] in ("Deployment", "StatefulSet")
+    }
+    head = cluster(("mlflow",))["headGroupSpec"]["template"]
+    assert {"name": "MLFLOW_TRACKING_URI", "value": "http://funicular-mlflow:5000"} in head["spec"]["containers"][0][
+        "env"
+    ]
+    assert mlflow["podSelector"]["matchLabels"] == labels["funicular-mlflow"]
+    assert mlflow["policyTypes"] == postgres["policyTypes"] == ["Ingress", "Egress"]
+    no_sandbox = {"key": "ray.io/group", "operator": "NotIn", "values": ["sandbox"]}
+    assert mlflow["ingress"] == [
+        {
+            "from": [{"podSelector": {"matchLabels": head["metadata"]["labels"], "matchExpressions": [no_sandbox]}}],
+            "ports": [{"port": 5000, "protocol": "TCP"}],
+        }
+    ]
+    to_database, to_dns = mlflow["egress"]
+    assert to_database["to"] == [{"podSelector": {"matchLabels": labels["funicular-postgres"]}}]
+    assert [port["port"] for port in (*to_database["ports"], *to_dns["ports"])] == [5432, 53, 53]
+    assert postgres["ingress"][0]["from"] == [{"podSelector": {"matchLabels": labels["funicular-mlflow"]}}]
+
+
+@every_overlay
+def test_every_pod_that_is_not_of_ray_has_a_network_policy(overlays: tuple[str, ...]) -> None:
+    closed = [
+        item["spec"]["podSelector"].get("matchLabels", {})
+        for item in rendered(*overlays)
+        if item["kind"] == "NetworkPolicy"
+    ]
+    for item in rendered(*overlays):
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            assert item["spec"]["template"]["metadata"]["labels"] in closed, item["metadata"]["name"]
+
+
 @every_overlay
 def test_pods_offer_what_the_recipe_asks_for_and_no_gpu_more(overlays: tuple[str, ...]) -> None:
     asked = demand(base_recipe().config)

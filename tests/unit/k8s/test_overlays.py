@@ -10,7 +10,7 @@ import pytest
 from funicular.launch.k8s_options import FOLDER, RenderOptions, overlay_names
 from funicular.launch.k8s_render import CannotRender, render
 from funicular.launch.recipe import load_recipe
-from tests.unit.k8s.conftest import base_recipe, kustomized, rendered
+from tests.unit.k8s.conftest import RECIPE, base_recipe, kustomized, rendered
 
 
 def by_name(objects: Any) -> dict[str, Any]:
@@ -46,6 +46,18 @@ def test_an_overlay_for_what_the_recipe_has_not_is_refused() -> None:
     loaded = load_recipe(["gsm8k_qwen2.5_7b_8xh100"], [])
     with pytest.raises(ValueError, match=r"--overlay gvisor: RayJob .* has no .*groupName with sandbox"):
         render(loaded, RenderOptions(overlays=("gvisor",)))
+
+
+def test_what_overlays_bring_has_the_runs_name_and_leaves_room_for_other_runs() -> None:
+    named = []
+    for run in ("first", "second"):
+        objects = render(load_recipe([RECIPE], [f"name={run}"]), RenderOptions(overlays=("mlflow",)))
+        assert "mbpp-qwen2" not in json.dumps(objects)
+        policies = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "NetworkPolicy"}
+        (source,) = policies[f"{run}-mlflow"]["ingress"][0]["from"]
+        assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/instance": run}
+        named.append(set(policies))
+    assert named[0] & named[1] == {"funicular-postgres"}  # what a second run applies again is the same for both
 
 
 @pytest.mark.parametrize(("pods", "most"), [(2, 16), (16, 16), (20, 20)])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from funicular.launch.k8s_options import FOLDER, RenderOptions
 from funicular.launch.k8s_render import render
@@ -36,3 +40,19 @@ def kustomized(*parts: str) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return [item for item in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if item]
+
+
+def with_required(packages: Iterable[str]) -> set[str]:
+    """Names of these distributions and of all that they require, as those that are installed here say."""
+    todo = [Requirement(line) for line in packages]
+    found: dict[str, set[str]] = {}
+    while todo:
+        asked = todo.pop()
+        name = canonicalize_name(asked.name)
+        extras = {"", *asked.extras}
+        if extras <= found.get(name, set()):
+            continue
+        found.setdefault(name, set()).update(extras)
+        needed = [Requirement(line) for line in requires(name) or ()]
+        todo += [one for one in needed if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras)]
+    return set(found)

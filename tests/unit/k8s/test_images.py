@@ -10,7 +10,7 @@ import pytest
 from funicular.launch.k8s_manifest import containers
 from funicular.launch.k8s_options import FOLDER
 from funicular.rewards.sandbox.slot.visible import SHOWN_PACKAGES
-from tests.unit.k8s.conftest import rendered
+from tests.unit.k8s.conftest import rendered, with_required
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILES = sorted((FOLDER / "images").glob("*.Dockerfile"))
@@ -106,6 +106,32 @@ def test_the_sandbox_image_has_every_package_that_judged_code_may_see() -> None:
     wanted = {IMPORTED_AS.get(name, name) for name in SHOWN_PACKAGES} - brought
     assert wanted <= listed
     assert listed <= set(LOCK)
+
+
+def installed(file: Path) -> set[str]:
+    """What pip and uv are told to install by name: neither options nor files."""
+    found: set[str] = set()
+    for words in instructions(file):
+        for command in " ".join(words[1:]).split(" && ") if words[0] == "RUN" else ():
+            name, _, rest = command.partition(" install ")
+            if rest and name.endswith("pip"):
+                found |= {word for word in rest.split() if not word.startswith(("-", "/"))}
+    return found
+
+
+@every_dockerfile
+def test_every_python_package_of_an_image_has_one_version(file: Path) -> None:
+    of_lock = {name for name in installed(file) if "==" not in name}
+    if file.name == "sandbox.Dockerfile":
+        of_lock |= set((FOLDER / "images" / "sandbox-packages.txt").read_text().split())
+    assert with_required(of_lock) <= set(LOCK)  # else a constraint leaves the version to the day of the build
+    if of_lock:
+        assert "--constraint /build/requirements-cuda.lock" in file.read_text()
+
+
+def test_the_names_that_an_image_installs_are_found() -> None:
+    assert installed(FOLDER / "images" / "mlflow.Dockerfile") == {"mlflow", "psycopg2-binary==2.9.13"}
+    assert installed(FOLDER / "images" / "sandbox.Dockerfile") == {"uv==0.13.9", "setuptools"}
 
 
 def test_the_clusters_ray_is_the_images() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from funicular.launch.k8s_options import FOLDER
+from tests.unit.k8s.conftest import with_required
 
 PODS_RUN = (
     "ray",
@@ -40,18 +40,7 @@ stats.close()
 
 def in_the_image() -> set[str]:
     """Distributions of the package list, with all that they require."""
-    todo = [Requirement(line) for line in (FOLDER / "images" / "sandbox-packages.txt").read_text().split()]
-    found: dict[str, set[str]] = {}
-    while todo:
-        asked = todo.pop()
-        name = canonicalize_name(asked.name)
-        extras = {"", *asked.extras}
-        if extras <= found.get(name, set()):
-            continue
-        found.setdefault(name, set()).update(extras)
-        needed = [Requirement(line) for line in requires(name) or ()]
-        todo += [one for one in needed if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras)]
-    return set(found)
+    return with_required((FOLDER / "images" / "sandbox-packages.txt").read_text().split())
 
 
 def run_without(absent: set[str], modules: tuple[str, ...]) -> subprocess.CompletedProcess[str]:

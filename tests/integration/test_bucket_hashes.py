@@ -37,6 +37,15 @@ def test_the_hash_taken_ahead_is_that_of_the_bucket(transfer: Any, tmp_path: Pat
     assert transfer.open_bucket(path, 8, 6, lasts=True) == xxhash.xxh3_64_intdigest(b"second")
 
 
+def test_it_is_not_taken_again(transfer: Any, tmp_path: Path) -> None:
+    """The old hash proves it: whoever hashed the bytes of now, in the pause, would see the new ones."""
+    path = file_of(tmp_path, "store", b"..first.second")
+    transfer.hash_ahead([path, 8, 6])  # a list, as it comes through vLLM's messages
+    transfer._hashed_ahead[1].result()
+    Path(path).write_bytes(b"..first.other!")
+    assert transfer.open_bucket(path, 8, 6, lasts=True) == xxhash.xxh3_64_intdigest(b"second")
+
+
 def test_another_bucket_does_not_get_it(transfer: Any, tmp_path: Path) -> None:
     path = file_of(tmp_path, "store", b"..first.second")
     transfer.hash_ahead((path, 8, 6))

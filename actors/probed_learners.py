@@ -45,6 +45,13 @@ class ProbedLearners(LearnerGroup):
         )
         self._hosts = list(hosts)
         self._begin = (config, algorithm, settings)
+        self.shared = False
+        """The step computed a prompt once for several completions."""
+
+    @property
+    def can_share(self) -> bool:
+        """The ranks, once started, run over rows that share their prompts; not where the model cannot."""
+        return self._shares_prompts
 
     async def errors(self, groups: Sequence[ScoredGroup]) -> GradientErrors:
         """Start the ranks, make the one step, and say how far its gradient is from the expected one.
@@ -56,7 +63,8 @@ class ProbedLearners(LearnerGroup):
         self._actors = self._hosts
         await self._all("hosts to begin", _ANSWER_S, "begin", *self._begin)
         await self.start()
-        await self.step(0, groups)
+        metrics = (await self.step(0, groups)).metrics
+        self.shared = metrics["perf/pass_tokens"] < metrics["perf/pass_tokens_unshared"]
         found, *_ = await self._all("the comparison", _ANSWER_S, "errors")
         if found is None:
             raise ValueError("no row of the batch has a gradient, so there is nothing to compare")

@@ -26,6 +26,8 @@ class Row:
     """None: the cut could not be computed."""
     failure: str = ""
     """Why not."""
+    prompts_shared: bool | None = None
+    """Whether prompts were computed once, in a cut that is there for it; None: it is not, or was not computed."""
 
     @property
     def passes(self) -> bool:
@@ -70,6 +72,8 @@ class Certificate:
                     }
                     for name, error in row.errors.parameters.items()
                 }
+            if row.prompts_shared is not None:
+                record["prompts_shared"] = row.prompts_shared
             rows.append(record)
         return {"verdict": self.verdict, "bound": BOUND, **self.facts, "cuts": rows}
 
@@ -95,12 +99,18 @@ def _table(rows: Sequence[Row]) -> list[str]:
             name = row.errors.worst
             error = f"{row.errors.relative:.1e}"
             worst = f"{row.errors.parameters[name].relative:.1e} {name}"
-        cells.append([row.cut if row.judged else f"({row.cut})", error, worst, f"{row.seconds:.0f}"])
+        cells.append([_label(row), error, worst, f"{row.seconds:.0f}"])
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     lines = []
     for cut, error, worst, seconds in cells:
         lines.append(f"{cut:<{widths[0]}}  {error:>{widths[1]}}  {worst:<{widths[2]}}  {seconds:>{widths[3]}}")
     return lines
+
+
+def _label(row: Row) -> str:
+    if row.judged:
+        return row.cut
+    return f"({row.cut}: not shared by this model)" if row.prompts_shared is False else f"({row.cut})"
 
 
 def _number(value: float) -> float | None:

@@ -21,6 +21,8 @@ class Cut:
     small_tiles: bool = False
     judged: bool = True
     """False: for information."""
+    of_sharing: bool = False
+    """It is there for prompts that are computed once; a model that cannot share them is not judged by it."""
 
 
 def cuts(recipe: LearnerConfig) -> list[Cut]:
@@ -49,7 +51,7 @@ def cuts(recipe: LearnerConfig) -> list[Cut]:
         Cut(name="1 rank, one pass, packed", learner=plain),
         Cut(name="1 rank, one pass, padded", learner=replace(plain, packing=False)),
         Cut(name="1 rank, a row a pass", learner=rows),
-        Cut(name="1 rank, one pass, prompts shared", learner=shared),
+        Cut(name="1 rank, one pass, prompts shared", learner=shared, of_sharing=True),
         Cut(name="1 rank, head in small tiles", learner=plain, small_tiles=True),
         Cut(name="1 rank, gradient checkpointing", learner=replace(plain, gradient_checkpointing=True)),
         *(
@@ -62,6 +64,7 @@ def cuts(recipe: LearnerConfig) -> list[Cut]:
         Cut(
             name=f"{MOST_RANKS} ranks, ZeRO 3, prompts shared",
             learner=replace(shared, ranks=MOST_RANKS, zero_stage=3),
+            of_sharing=True,
         ),
         Cut(name=f"{where}, in float32", learner=_in_float32(own)),
     ]

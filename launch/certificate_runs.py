@@ -175,13 +175,21 @@ async def _row(config: Config, files: Files, groups: Sequence[ScoredGroup], cut:
         rewards=config.reward,
     )
     began = time.monotonic()
-    errors, failure = None, ""
+    errors, failure, shared = None, "", None
     try:
         errors = await learners.errors(groups)
+        shared = learners.shared if cut.of_sharing else None
     except Exception as error:  # whatever a rank raised: the other cuts tell whether it is this one's alone
         traceback.print_exc()
         failure = f"{type(error).__name__}: {first_line(error)}"
-    return Row(cut=cut.name, judged=cut.judged, seconds=time.monotonic() - began, errors=errors, failure=failure)
+    return Row(
+        cut=cut.name,
+        judged=cut.judged and not (cut.of_sharing and errors is not None and not learners.can_share),
+        seconds=time.monotonic() - began,
+        errors=errors,
+        failure=failure,
+        prompts_shared=shared,
+    )
 
 
 def _kill(hosts: Sequence[Any]) -> None:

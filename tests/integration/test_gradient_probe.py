@@ -79,6 +79,13 @@ def make_batch(plain: PlainPolicy, algorithm: AlgorithmConfig) -> OptimizerBatch
 async def errors(
     plain: PlainPolicy, hosts: list[Any], model: str, batch: OptimizerBatch, learner: LearnerConfig, folder: Path
 ) -> GradientErrors:
+    found, _ = await probed(plain, hosts, model, batch, learner, folder)
+    return found
+
+
+async def probed(
+    plain: PlainPolicy, hosts: list[Any], model: str, batch: OptimizerBatch, learner: LearnerConfig, folder: Path
+) -> tuple[GradientErrors, ProbedLearners]:
     file = str(folder / "gradient.safetensors")
     assert plain.gradient(batch, learner, file) > 0
     settings = ProbeSettings(temperature=TEMPERATURE, model_folder=model, seed=SEED, expected=file)
@@ -86,7 +93,7 @@ async def errors(
         hosts, learner, batch.algorithm, settings, max_completion_tokens=LIMIT, rewards=batch.rewards
     )
     groups = [replace(group, payload=ray.put(batch.payloads[group.group_id])) for group in batch.groups]
-    return await learners.errors(groups)
+    return await learners.errors(groups), learners
 
 
 @pytest.mark.parametrize("algorithm", LOSSES, ids=lambda algorithm: algorithm.loss)
@@ -107,3 +114,14 @@ async def test_adapters_and_the_policy_under_them(
     assert found.relative < 1e-5, found.worst
     assert all(".lora_" in name for name in found.parameters)
     assert all(error.expected > 0 for error in found.parameters.values())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+async def test_the_group_says_whether_prompts_were_shared(architecture: Any, hosts: list[Any], tmp_path: Path) -> None:
+    model = str(make_tiny_model(tmp_path / "model", architecture=architecture))
+    plain = PlainPolicy(model, chat_template="auto", temperature=TEMPERATURE, seed=SEED)
+    learner = replace(LEARNER, share_prefix="on", micro_batch_tokens=10_000)
+    found, learners = await probed(plain, hosts, model, make_batch(plain, AlgorithmConfig()), learner, tmp_path)
+    assert found.relative < 2e-5, found.worst
+    shares = architecture == "llama"  # mistral's attention has a sliding window
+    assert (learners.can_share, learners.shared) == (shares, shares)

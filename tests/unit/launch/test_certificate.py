@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from funicular.actors import probed_learners
 from funicular.actors.gradient_errors import GradientComparison, GradientErrors, ParameterError
 from funicular.actors.tensor_file import TensorFile, save_tensors
+from funicular.launch import certificate_runs
 from funicular.launch.certificate import BOUND, Certificate, Row
+from funicular.launch.certificate_cuts import Cut
+from funicular.launch.certificate_runs import Files
 from funicular.launch.recipe import load_recipe
 from funicular.launch.verify_loss import finish, verify_loss
 from funicular.launch.verify_options import VerifyOptions
@@ -55,6 +61,39 @@ def test_the_table_names_cuts_errors_and_the_worst_parameter() -> None:
     assert "not computed: LearnerLost: rank 1" in text
     assert text.splitlines()[-1] == "FAIL: 1 of 2 float32 cuts above 1e-05, or not computed: 2 ranks"
     assert certificate(row("1 rank", 3e-6)).text().splitlines()[-1].startswith("PASS: 1 float32 cuts")
+
+
+def test_a_cut_of_sharing_is_not_judged_where_the_model_does_not_share() -> None:
+    found = row("1 rank", 3e-6), replace(row("prompts shared", 0.0, judged=False), prompts_shared=False)
+    lines = certificate(*found).text().splitlines()
+    assert any(line.startswith("(prompts shared: not shared by this model) ") for line in lines)
+    assert lines[-1].startswith("PASS: 1 float32 cuts")
+    first, last = certificate(*found).record()["cuts"]
+    assert "prompts_shared" not in first
+    assert last["prompts_shared"] is False
+    assert certificate(found[1]).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("can_share", [True, False])
+@pytest.mark.parametrize("of_sharing", [True, False])
+async def test_the_ranks_say_whether_they_share(
+    can_share: bool, of_sharing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FakeLearners:
+        shared = can_share
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.can_share = can_share
+
+        async def errors(self, groups: Any) -> GradientErrors | None:
+            return row("", 1e-7).errors
+
+    monkeypatch.setattr(probed_learners, "ProbedLearners", FakeLearners)
+    config = load_recipe(["embedded"], []).config
+    cut = Cut(name="cut", learner=config.learner, of_sharing=of_sharing)
+    made = await certificate_runs._row(config, Files(model=Path("m"), gradient=Path("g")), [], cut, [])
+    assert made.judged == (can_share or not of_sharing)
+    assert made.prompts_shared == (can_share if of_sharing else None)
 
 
 def test_the_record_is_json_with_every_parameter() -> None:

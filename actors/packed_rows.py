@@ -117,7 +117,7 @@ def switch_to_shared_prompts(causal_lm: Any) -> bool:
     """
     before = causal_lm.config._attn_implementation
     reason = None
-    if causal_lm.config.sub_configs or "mrope_section" in (getattr(causal_lm.config, "rope_parameters", None) or {}):
+    if "mrope_section" in (getattr(causal_lm.config, "rope_parameters", None) or {}):
         reason = "its positions are not numbers of tokens alone (multimodal rotary embedding)"
     else:
         try:

@@ -38,6 +38,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "tied llama": {"tie_word_embeddings": True},
 }
+FURTHER_MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "mistral": {"sliding_window": None},
+    "granite": {},
+    "cohere": {},
+    "olmo2": {},
+    "phi3": {},
+    "glm4": {},
+    "smollm3": {},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+}
+"""The other kinds that the documentation names."""
+MULTIMODAL_ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 EVERY_ROW = AlgorithmConfig(beta=0.1)
 """Plans rows of every advantage."""
 
@@ -71,7 +84,7 @@ SHAPES = make_groups(
 @st.composite
 def shapes(draw: st.DrawFn) -> list[tuple[int, list[int]]]:
     size = st.one_of(st.integers(0, 4), st.integers(5, LIMIT))
-    group = st.tuples(st.integers(1, 40), st.lists(size, min_size=2, max_size=16))
+    group = st.tuples(st.integers(1, 40), st.lists(size, min_size=1, max_size=16))
     return draw(st.lists(group, min_size=1, max_size=4).filter(lambda groups: any(sum(g) for _, g in groups)))
 
 
@@ -81,7 +94,7 @@ def policy_of(name: str) -> PolicyModel:
 
 
 def make_policy(name: str) -> PolicyModel:
-    model = random_model(name.split()[-1], **MODELS[name])
+    model = random_model(name.split()[-1], **(MODELS | FURTHER_MODELS)[name])
     policy = PolicyModel(model, compute_dtype=torch.float32, packing=True, share_prompts=True)
     assert policy.shares_prompts
     return policy
@@ -106,7 +119,8 @@ def scored(
 ) -> tuple[dict[tuple[str, int], torch.Tensor], list[torch.Tensor]]:
     """(2, tokens) log-probabilities and entropies of each row, and the gradient of a loss of them."""
     groups, payloads = made
-    plan = plan_step(groups, EVERY_ROW, 1, micro_batch_tokens, LIMIT, packed=True, share_prompts=share_prompts)
+    # As for scores: an advantage needs two completions, and a group may have one here.
+    plan = plan_scoring(groups, EVERY_ROW, 1, micro_batch_tokens, LIMIT, packed=True, share_prompts=share_prompts)
     found = {}
     for micro in plan.ranks[0].optimizer_batches[0]:
         batch = collate(micro, payloads, CPU, packed=True)
@@ -131,6 +145,13 @@ def test_values_and_gradients_are_those_of_rows_with_their_own_prompts(
     drawn: list[tuple[int, list[int]]], name: str, micro_batch_tokens: int
 ) -> None:
     assert_sharing_changes_nothing(policy_of(name), make_groups(drawn), micro_batch_tokens)
+
+
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_models_of_other_kinds_do_the_same(name: str) -> None:
+    policy = make_policy(name)
+    for micro_batch_tokens in (60, 10_000):
+        assert_sharing_changes_nothing(policy, SHAPES, micro_batch_tokens)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -235,6 +256,7 @@ def test_every_loss_has_the_same_gradient(choices: dict[str, Any]) -> None:
     [
         ("mistral", {"sliding_window": 6}, "sliding windows"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "soft-capped scores"),
+        ("llama", {"rope_parameters": MULTIMODAL_ROTARY}, "multimodal rotary embedding"),
     ],
 )
 def test_a_model_that_cannot_share_is_found_and_says_why_once(

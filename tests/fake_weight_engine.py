@@ -8,7 +8,8 @@ up on is done all the same, later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,8 +51,9 @@ FROZEN_VERSION = 1
 
 
 def whole(version: int, frozen: bool) -> tuple[int, ...]:
-    """Of which version each tensor of a version is."""
-    return (FROZEN_VERSION if frozen else version, version)
+    """What stands for each tensor of a version."""
+    versions = (FROZEN_VERSION if frozen else version, version)
+    return tuple(itertools.starmap(value, zip(versions, TENSORS, strict=True)))
 
 
 def published(version: int, frozen: bool) -> PublishedWeights:
@@ -65,7 +67,7 @@ def published(version: int, frozen: bool) -> PublishedWeights:
             bucket=index,
             offset=0,
             nbytes=64,
-            fingerprint=value(of[name], name),
+            fingerprint=of[name],
             column_fingerprint=None,
         )
         for index, name in enumerate(TENSORS)
@@ -75,7 +77,7 @@ def published(version: int, frozen: bool) -> PublishedWeights:
             version=version,
             tensors=tensors,
             bucket_sizes=(64,) * len(TENSORS),
-            bucket_hashes=tuple(value(of[name], name) for name in TENSORS),
+            bucket_hashes=tuple(of.values()),
             columns=1,
             frozen_buckets=int(frozen),
             frozen_version=FROZEN_VERSION if frozen else None,
@@ -87,7 +89,7 @@ def published(version: int, frozen: bool) -> PublishedWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeBucket(Bucket):
-    """Its path says whose tensor it holds, and whether it is whole."""
+    """A place in its source's memory."""
 
     number: int
     closed: set[int]
@@ -114,23 +116,33 @@ class FakeFaults:
 
 @dataclass(eq=False)
 class FakeBucketSource:
-    """A `BucketSource` whose buckets may be lost, damaged or late."""
+    """A `BucketSource` whose buckets may be lost, damaged or late.
+
+    As in the object store, the place of a bucket that was let go of is the next one's, whatever that holds.
+    """
 
     faults: FakeFaults
     opened: int = 0
     closed: set[int] = field(default_factory=set)
+    memory: dict[int, int] = field(default_factory=dict)
+    """What stands in each place, by its offset; 0: a damaged bucket."""
+    _held: dict[int, int] = field(default_factory=dict)
+    """Offset of each bucket that was opened, by its number."""
 
     async def open(self, weights: PublishedWeights, index: int) -> FakeBucket:
         fate = self.faults(f"bucket {index}", "lost", "damaged", "late")
         await asyncio.sleep(LATE_S if fate == "late" else CALL_S)
         if fate == "lost":
             raise WeightSyncError("bucket", f"bucket {index} could not be fetched: owner died")
-        version = whole(weights.manifest.version, bool(weights.manifest.frozen_buckets))[index]
-        path = f"{version}/{index}" + ("/damaged" if fate == "damaged" else "")
+        held = {offset for number, offset in self._held.items() if number not in self.closed}
+        offset = next(offset for offset in itertools.count(0, 64) if offset not in held)
+        content = whole(weights.manifest.version, bool(weights.manifest.frozen_buckets))[index]
+        self.memory[offset] = 0 if fate == "damaged" else content
         self.opened += 1
+        self._held[self.opened] = offset
         return FakeBucket(
-            path=path,
-            offset=0,
+            path="store",
+            offset=offset,
             nbytes=64,
             fetched_bytes=64,
             lasts=True,
@@ -141,18 +153,23 @@ class FakeBucketSource:
 
 
 class FakeEngineLink:
-    """An engine with one worker, as `EngineLink` shows it."""
+    """An engine with one worker, as `EngineLink` shows it; `memory`: what the worker maps."""
 
-    def __init__(self, faults: FakeFaults, die: Callable[[], None]) -> None:
+    def __init__(self, faults: FakeFaults, memory: Mapping[int, int], die: Callable[[], None]) -> None:
         self._faults = faults
+        self._memory = memory
         self._die = die
         self._last: asyncio.Future[Any] | None = None
         self._running = asyncio.Event()
         self._label = "unverified"
-        self._holds = dict.fromkeys(TENSORS, 0)
+        self._ahead: tuple[int, int] | None = None
+        """Place and hash of the bucket that was hashed ahead."""
+        self._holds = dict(zip(TENSORS, whole(0, frozen=False), strict=True))
         self._claims: list[str] = []
         self._misused = False
         self.aborts = 0
+        self.stale_hashes = 0
+        """Answers with a hash that is not of the bytes of the bucket that was asked for."""
 
     @property
     def contents(self) -> tuple[int, ...]:
@@ -172,7 +189,7 @@ class FakeEngineLink:
         await self._call("pause", self._running.clear)
 
     async def expect(self, bucket: FakeBucket) -> None:
-        await self._call("expect", lambda: None)
+        await self._call("expect", lambda: self._hash_ahead(bucket))
 
     async def begin(self) -> None:
         def effect() -> None:
@@ -188,19 +205,30 @@ class FakeEngineLink:
         tensors: Sequence[TensorEntry],
         upcoming: FakeBucket | None,
     ) -> list[Loaded]:
-        version, index, *damage = bucket.path.split("/")
-        name = TENSORS[int(index)]
-        seen = 0 if damage else value(int(version), name)
+        index = tensors[0].bucket
+        name = TENSORS[index]
         silent = self._faults(f"load {index}", "loads nothing and does not say so") != "ok"
+        hashes: list[int] = []
 
         def effect() -> None:
-            if seen == published_hash:
+            hashes.append(self._hash(bucket))
+            self._hash_ahead(upcoming)
+            if hashes == [published_hash]:
                 self._claims.append(name)
                 if not silent:
-                    self._holds[name] = int(version)
+                    self._holds[name] = self._memory[bucket.offset]
 
         await self._call(f"load {index}", effect)
+        (seen,) = hashes
+        self.stale_hashes += seen != self._memory[bucket.offset]  # the caller still holds the bucket
         return [Loaded(seen_hash=seen, hash_seconds=0, load_seconds=0, packing_seconds=0)]
+
+    def _hash_ahead(self, bucket: FakeBucket | None) -> None:
+        self._ahead = None if bucket is None else (bucket.offset, self._memory[bucket.offset])
+
+    def _hash(self, bucket: FakeBucket) -> int:
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead is not None and ahead[0] == bucket.offset else self._memory[bucket.offset]
 
     async def received(self) -> list[list[str]]:
         fate = self._faults("received", "one is missing")
@@ -223,7 +251,7 @@ class FakeEngineLink:
     async def in_use(self, version: int, columns: int) -> list[list[Observation]]:
         def effect() -> None:
             rows.extend(
-                Observation(tensor=name, module=name, kind="elements", shard=0, shards=1, fingerprint=value(held, name))
+                Observation(tensor=name, module=name, kind="elements", shard=0, shards=1, fingerprint=held)
                 for name, held in self._holds.items()
             )
 
@@ -294,7 +322,7 @@ class FakeGeneratorActor:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.gate = VersionGate()
         self.source = FakeBucketSource(world.faults)
-        self.link = FakeEngineLink(world.faults, self.die)
+        self.link = FakeEngineLink(world.faults, self.source.memory, self.die)
         self.committed: list[int] = []
         self.groups: set[asyncio.Future[None]] = set()
         self.installer = WeightInstaller(

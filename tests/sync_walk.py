@@ -83,10 +83,11 @@ def _check_tokens(world: FakeWorld) -> None:
 
 
 def _check_generators(world: FakeWorld, count: int, version: int) -> None:
-    """All serve the newest version; none ever went back; no bucket is held."""
+    """All serve the newest version; none ever went back; every hash was of the bucket; no bucket is held."""
     living = [actor for actor in world.actors if not actor.dead.done()]
     assert [actor.link.contents for actor in living] == [(*whole(version, world.frozen), 0)] * count
     for actor in world.actors:
         assert actor.committed == sorted(actor.committed), "the committed version went back"
+        assert not actor.link.stale_hashes, "a hash was of bytes that had stood there before"
     for actor in living:
         assert len(actor.source.closed) == actor.source.opened, "a bucket was not let go of"

@@ -17,13 +17,13 @@ LIMIT = 16
 
 
 def batch(seed: int = 0) -> tuple[list[ScoredGroup], dict[str, GroupPayload]]:
-    """Five groups: a void completion, truncated ones, one group without variance, prompts of several lengths."""
+    """Five groups: void, truncated and empty completions, one group without variance, prompts of one token and more."""
     shapes: list[tuple[list[float | None], list[int], int]] = [
         ([0.0, 1.0, 0.0, 1.0], [3, 9, 16, 7], 5),
         ([1.0, None, 0.0, 0.5], [12, 2, 4, 4], 11),
         ([1.0, 1.0, 1.0, 1.0], [6, 6, 6, 1], 3),
-        ([2.0, 0.0, 0.0, 0.0], [1, 16, 5, 2], 8),
-        ([0.0, 0.0, 1.0, 3.0], [10, 3, 3, 8], 4),
+        ([2.0, 0.0, 0.0, 0.0], [1, 16, 5, 0], 8),
+        ([0.0, 0.0, 1.0, 3.0], [10, 3, 3, 8], 1),
     ]
     groups = [
         make_group(f"g{i}", rewards_G=r, lengths_G=n, prompt_tokens=p, truncated_G=[length == LIMIT for length in n])

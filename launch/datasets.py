@@ -129,13 +129,28 @@ def _dataset_rows(path: str, subset: str | None, split: str, key: str) -> list[R
     try:
         loaded = load_dataset(path, name=subset, split=split)
     except (OSError, ValueError) as error:  # not found, not reachable, no such subset or split
-        hint = f". A file needs no hub: {key}=FILE.jsonl" if isinstance(error, ConnectionError) else ""
-        raise DataError(f"{key}={path} (subset {subset}, split {split}): {error}{hint}") from error
+        raise DataError(
+            f"{key}={path} (subset {subset}, split {split}): {error}{_fix(path, subset, key, error)}"
+        ) from error
     folder = Path(path) if Path(path).is_dir() else None
     return [
         Row(place=f"{path}/{split} row {n}", values=dict(values), folder=folder)
         for n, values in enumerate(_undecoded(loaded), start=1)
     ]
+
+
+def _fix(path: str, subset: str | None, key: str, error: Exception) -> str:
+    """What to try instead, as the end of a message; empty where `datasets` has said it."""
+    if isinstance(error, ConnectionError):
+        return f". A file needs no hub: {key}=FILE.jsonl"
+    if subset is not None and "BuilderConfig" in str(error):
+        fix = ". Without subsets: data.subset=null"
+        folder = Path(path)
+        if folder.is_dir():  # often plain files, which the recipe of a hub's set is given
+            files = sorted(file.name for file in folder.iterdir() if file.name.endswith(FILE_TYPES))
+            fix += f", or {key}={folder}/FILE, FILE one of {', '.join(files)}" if files else ""
+        return fix
+    return ""
 
 
 def _undecoded(loaded: Any) -> Any:

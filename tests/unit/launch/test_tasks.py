@@ -293,3 +293,12 @@ def test_a_hub_that_is_not_reached_is_answered_with_the_way_without_it(monkeypat
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(DataError, match=r"data\.path=owner/name .*Couldn't reach.* data\.path=FILE\.jsonl"):
         load_tasks(DataConfig(path="owner/name"), "exact_number", 0)
+
+
+def test_a_folder_of_plain_files_has_no_subsets_and_the_message_names_its_files(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    fix = (
+        rf"BuilderConfig 'main' not found.* data\.subset=null, or data\.path={tmp_path}/FILE, FILE one of train\.jsonl"
+    )
+    with pytest.raises(DataError, match=fix):
+        load_tasks(DataConfig(path=str(tmp_path), subset="main"), "exact_number", 0)

@@ -91,10 +91,16 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     else:
         try:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, runtime_env=environment)
+        except ray.exceptions.AuthenticationError as error:  # before it connects: no token is here
+            raise ValueError(f"cluster.address={config.address}: {str(error).splitlines()[0]}") from error
         except ConnectionError as error:
+            # Ray says so of a refused token too. `ray start` asks for one where the machine has it; drivers send none
+            token = "give its token in RAY_AUTH_TOKEN"
+            if os.environ.get("RAY_AUTH_MODE") != "token":
+                token = "set RAY_AUTH_MODE=token if it asks for a token (the message above says so)"
             raise ValueError(
                 f"cluster.address={config.address}: no Ray cluster answers at {address}; start one there (ray start "
-                "--head), correct the address, or set cluster.address=local"
+                f"--head), correct the address, {token}, or set cluster.address=local"
             ) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     use_gpu = not cpu_only and (_total(nodes, "GPU") > 0 or config.use_gpu is True)

@@ -65,6 +65,9 @@ def ray_cluster(config: Config) -> Finding:
     complaint = _unhealthy(address.removeprefix("ray://"))
     if complaint is not None:
         fix = "Start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set cluster.address=local"
+        if "InvalidAuthToken" in complaint:
+            unsent = os.environ.get("RAY_AUTH_MODE") != "token"
+            fix = "Set RAY_AUTH_MODE=token: without it Ray's drivers send no token" if unsent else TOKEN_FIX
         return broken("ray", f"no healthy cluster at {address}: {complaint}", fix)
     return ok("ray", f"a healthy cluster at {address}")
 

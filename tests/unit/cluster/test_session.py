@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from funicular.cluster.config import ClusterConfig
 from funicular.cluster.roles import role_resources, small_cpus
 from funicular.cluster.session import (
     ClusterTooSmall,
@@ -15,6 +16,7 @@ from funicular.cluster.session import (
     Engines,
     _refuse_too_small,
     _wait_for_room,
+    connect,
     sandbox_cpus_by_node,
     seen_by_actors,
     worker_environment,
@@ -115,3 +117,27 @@ def test_the_hub_s_token_stays_with_the_driver(monkeypatch: pytest.MonkeyPatch) 
     environment = worker_environment()
     assert environment["HF_HOME"] == "value of HF_HOME"
     assert [name for name in environment if "TOKEN" in name] == ["TOKENIZERS_PARALLELISM"]
+
+
+@pytest.mark.parametrize(("mode", "fix"), [(None, "RAY_AUTH_MODE=token"), ("token", "RAY_AUTH_TOKEN")])
+def test_a_cluster_that_does_not_answer_may_want_a_token(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None, fix: str
+) -> None:
+    def refused(**given: object) -> None:
+        raise ConnectionError("Ray says nothing of the token here")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(ValueError, match=rf"cluster\.address=h:1: no Ray cluster answers at h:1; .*{fix}"):
+        connect(ClusterConfig(address="h:1"), Demand(cpus=1, gpus=0))
+
+
+def test_a_token_that_is_not_here_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**given: object) -> None:
+        raise ray.exceptions.AuthenticationError("no token was found\nmore")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(ValueError, match=r"cluster\.address=h:1: no token was found"):
+        connect(ClusterConfig(address="h:1"), Demand(cpus=1, gpus=0))

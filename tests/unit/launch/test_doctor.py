@@ -285,6 +285,14 @@ def test_a_cluster_of_another_ray() -> None:
     assert "pip install 'ray[default]==2.41.0'" in finding.fix
 
 
+def test_a_cluster_that_wants_the_token_is_not_taken_for_one_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_services, "_unhealthy", lambda address: "RPC error: InvalidAuthToken: missing")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert_broken(doctor_services.ray_cluster(config("cluster.address=h:1")), "InvalidAuthToken", "RAY_AUTH_MODE=token")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert_broken(doctor_services.ray_cluster(config("cluster.address=h:1")), "RAY_AUTH_TOKEN", "on its head")
+
+
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Wants a password."""
 

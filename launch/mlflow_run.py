@@ -56,6 +56,16 @@ def tracking_uri(folder: RunFolder, configured: str | None) -> str:
     return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
 
 
+def synced_uri(folder: RunFolder, configured: str | None) -> str:
+    """Where a run is to be completed: as `tracking_uri`, but the server that it was tracked at before SQLite, since
+    another terminal may lack the variable."""
+    if configured is None and "MLFLOW_TRACKING_URI" not in os.environ and folder.mlflow_run.exists():
+        tracked = str(json.loads(folder.mlflow_run.read_text(encoding="utf-8"))["uri"])
+        if not tracked.startswith("sqlite:"):  # a file that may have moved along with the folder
+            return tracked
+    return tracking_uri(folder, configured)
+
+
 def deep_link(uri: str, experiment_id: str, run_id: str) -> str:
     """What to open to see the run's curves; for a database, the command that serves it comes first.
 

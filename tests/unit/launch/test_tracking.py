@@ -18,6 +18,7 @@ from funicular.launch.mlflow_run import (
     deep_link,
     flatten,
     metric_name,
+    synced_uri,
     tracking_uri,
 )
 from funicular.launch.mlflow_sink import MlflowSink, Table, Traces
@@ -333,6 +334,21 @@ def test_the_recipe_beats_the_environment_and_sqlite_beside_the_run_is_the_defau
     assert tracking_uri(folder, None) == "http://env"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking_uri(folder, None) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+def test_a_sync_goes_to_the_server_that_the_run_was_tracked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path / "runs" / "a")
+    beside = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert synced_uri(folder, None) == beside
+    folder.mlflow_run.write_text('{"uri": "http://server", "experiment_id": "1", "run_id": "ab"}')
+    assert synced_uri(folder, None) == "http://server"
+    assert synced_uri(folder, "http://recipe") == "http://recipe"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
+    assert synced_uri(folder, None) == "http://env"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    folder.mlflow_run.write_text('{"uri": "sqlite:////before/it/moved.db", "experiment_id": "1", "run_id": "ab"}')
+    assert synced_uri(folder, None) == beside
 
 
 def test_links_open_the_curves_and_hide_passwords() -> None:

@@ -120,9 +120,13 @@ class Plan:
             shared = (
                 f"; {found.learn_tokens_unshared:,} if completions did not share their prompt (learner.share_prefix)"
             )
+        lengths = f"{self.lengths.prompt:g} + {self.lengths.completion:g} tokens a completion"
+        generator = self.config.generator
+        if self.lengths == Lengths(prompt=generator.max_prompt_tokens, completion=generator.max_completion_tokens):
+            lengths += ", the longest (means: --prompt-tokens, --completion-tokens)"
         mode = "in lockstep" if self.config.max_staleness == 0 else "generation beside learning"
         return [
-            f"least seconds of a step, at {self.lengths.prompt:g} + {self.lengths.completion:g} tokens a completion",
+            f"least seconds of a step, at {lengths}",
             f"  generate  {found.generate_s:>10.2f}   {found.decode_rate:,.0f} tokens/s, bound by "
             f"{found.decode_is_bound_by} with {found.in_flight:.0f} in flight an engine",
             f"  learn     {found.learn_s:>10.2f}   {found.learn_tokens:,} tokens{shared}",

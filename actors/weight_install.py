@@ -158,6 +158,7 @@ class WeightInstaller:
         try:
             await self._engine.pause(self._config.update_mode, keep_cache=self._config.cache_in_flight == "keep")
             clock.lap("pause")
+            self._stage = "bucket"
             await expecting
             clock.lap("fetch")
         finally:
@@ -173,6 +174,7 @@ class WeightInstaller:
         Frozen buckets that the engine holds, those before the `first`, stay where they are; what it uses of them is
         fingerprinted all the same.
         """
+        self._stage = "load"
         await self._engine.begin()
         clock.lap("start")
         opened = []  # while they are held the object store cannot spill what a loader may still have views of

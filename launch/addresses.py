@@ -20,4 +20,4 @@ def shown_address(path: str) -> str:
 
 def public_uri(uri: str) -> str:
     """A URI, or a text with URIs, without user and password: what may be printed and stored."""
-    return re.sub(r"://[^/\s]*@", "://", uri)
+    return re.sub(r"([?&])password=[^&\s]*&?", r"\1", re.sub(r"://[^/\s]*@", "://", uri), flags=re.IGNORECASE)

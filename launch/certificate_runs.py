@@ -177,8 +177,11 @@ async def _row(config: Config, files: Files, groups: Sequence[ScoredGroup], cut:
     began = time.monotonic()
     errors, failure, shared = None, "", None
     try:
-        errors = await learners.errors(groups)
+        found = await learners.errors(groups)
         shared = learners.shared if cut.of_sharing else None
+        if shared is False and learners.can_share:
+            raise RuntimeError("the model can share prompts, and no pass did")
+        errors = found
     except Exception as error:  # whatever a rank raised: the other cuts tell whether it is this one's alone
         traceback.print_exc()
         failure = f"{type(error).__name__}: {first_line(error)}"

@@ -13,6 +13,7 @@ from typing import Any
 from funicular.rewards.nearest import known_names
 
 FILE_TYPES = (".jsonl", ".json", ".parquet", ".jsonl.gz")
+_FILES_SHOWN = 5
 
 
 class DataError(ValueError):
@@ -148,7 +149,8 @@ def _fix(path: str, subset: str | None, key: str, error: Exception) -> str:
         folder = Path(path)
         if folder.is_dir():  # often plain files, which the recipe of a hub's set is given
             files = sorted(file.name for file in folder.iterdir() if file.name.endswith(FILE_TYPES))
-            fix += f", or {key}={folder}/FILE, FILE one of {', '.join(files)}" if files else ""
+            some = ", ".join(files[:_FILES_SHOWN]) + (", ..." if len(files) > _FILES_SHOWN else "")
+            fix += f", or {key}={folder}/FILE, FILE one of {some}" if files else ""
         return fix
     return ""
 

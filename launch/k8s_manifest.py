@@ -137,7 +137,8 @@ def _renamed(node: Any, name: str) -> Any:
     if isinstance(node, list):
         return [_renamed(item, name) for item in node]
     if isinstance(node, dict):
-        return {key: _renamed(value, name) for key, value in node.items()}
+        files = ("subPath",)  # a reward file's name may begin like the base's
+        return {key: value if key in files else _renamed(value, name) for key, value in node.items()}
     if isinstance(node, str) and (node == _BASE_NAME or node.startswith(f"{_BASE_NAME}-")):
         return name + node.removeprefix(_BASE_NAME)
     return node

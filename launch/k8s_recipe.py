@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from funicular.launch.sandbox_checks import effective_sandbox
 from funicular.launch.shipment import user_functions
 
 MOUNT = "/etc/funicular"
-_LIMIT = 900 * 1024
-"""Bytes; Kubernetes takes one MiB with everything around it."""
+_LIMIT = 240 * 1024
+"""Bytes as JSON: `kubectl apply` keeps the object in an annotation too, which holds 256 KiB."""
 _SHOWN = 3
 _FILE_NAME = re.compile(r"[-._a-zA-Z0-9]+")
 
@@ -34,7 +35,7 @@ def config_map_data(loaded: LoadedRecipe) -> dict[str, str]:
             data[file] = (loaded.folder / file).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{loaded.folder / file}: {error}; a ConfigMap holds text: save it as UTF-8") from error
-    sizes = {file: len(text.encode()) for file, text in data.items()}
+    sizes = {file: len(json.dumps(text).encode()) for file, text in data.items()}
     if sum(sizes.values()) > _LIMIT:
         largest = sorted(sizes, key=lambda file: -sizes[file])[:_SHOWN]
         raise ValueError(

@@ -10,7 +10,7 @@ import yaml
 
 from funicular.launch.addresses import public_uri
 from funicular.launch.metrics_file import read_lines
-from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, synced_uri
+from funicular.launch.mlflow_run import MlflowRun, MlflowTarget, tracking_uri
 from funicular.launch.run_folder import RunFolder, RunFolderLockedError
 
 
@@ -46,7 +46,7 @@ def back_fill(run_dir: Path, say: Callable[[str], None] = print) -> int:
             raise ValueError(f"{folder.path} has no {needed.name}; expected a run folder, as in runs/NAME")
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     target = MlflowTarget(
-        uri=synced_uri(folder, config["tracking"]["mlflow_uri"]),
+        uri=tracking_uri(folder, config["tracking"]["mlflow_uri"]),
         experiment=config["tracking"]["experiment"],
         run_name=config["name"],
     )

@@ -52,18 +52,21 @@ class MlflowTarget:
 
 
 def tracking_uri(folder: RunFolder, configured: str | None) -> str:
-    """The recipe's `tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else SQLite beside the run folder."""
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
+    """The recipe's `tracking.mlflow_uri`, else MLFLOW_TRACKING_URI, else where the run was tracked before: another
+    terminal may lack the variable. At first, SQLite beside the run folder."""
+    named = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    return named or _tracked_before(folder) or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
 
 
-def synced_uri(folder: RunFolder, configured: str | None) -> str:
-    """Where a run is to be completed: as `tracking_uri`, but the server that it was tracked at before SQLite, since
-    another terminal may lack the variable."""
-    if configured is None and "MLFLOW_TRACKING_URI" not in os.environ and folder.mlflow_run.exists():
-        tracked = str(json.loads(folder.mlflow_run.read_text(encoding="utf-8"))["uri"])
-        if not tracked.startswith("sqlite:"):  # a file that may have moved along with the folder
-            return tracked
-    return tracking_uri(folder, configured)
+def _tracked_before(folder: RunFolder) -> str | None:
+    """None: nowhere yet, or in files that are not there any more, as when they moved along with the folder."""
+    if not folder.mlflow_run.exists():
+        return None
+    uri = str(json.loads(folder.mlflow_run.read_text(encoding="utf-8"))["uri"])
+    scheme, _, place = uri.partition("://")
+    if scheme == "sqlite":
+        return uri if Path(place.removeprefix("/")).is_file() else None
+    return uri if place and scheme != "file" else None
 
 
 def deep_link(uri: str, experiment_id: str, run_id: str) -> str:

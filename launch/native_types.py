@@ -6,9 +6,10 @@ but no AMX, or hides it from its guests, does it half as fast (docs/benchmarks.m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from funicular.launch.config import Config
 
@@ -44,6 +45,22 @@ def with_native_types(
     if learner.compute_dtype == "auto":
         learner = replace(learner, compute_dtype=fastest)
     return replace(config, generator=generator, learner=learner)
+
+
+def changed_types(before: Mapping[str, Any], now: Config) -> list[str]:
+    """What a resumed run computes in another type than it began with: on another machine `auto` may say something else.
+
+    Args:
+        before: the run folder's config.yaml.
+    """
+    types = {"generator.dtype": now.generator.dtype, "learner.compute_dtype": now.learner.compute_dtype}
+    sentences = []
+    for key, value in types.items():
+        section, _, name = key.partition(".")
+        began = before.get(section, {}).get(name)
+        if began is not None and began != value:
+            sentences.append(f"{key}={value} from now on, and {began} before; {key}={began} keeps it")
+    return sentences
 
 
 def _multiplies_bfloat16_faster(cpuinfo: Path) -> bool:

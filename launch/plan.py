@@ -18,7 +18,7 @@ from funicular.launch.native_types import with_native_types
 from funicular.launch.plan_errors import earlier_error
 from funicular.launch.plan_fixes import engine_fix, learner_fixes, too_few
 from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
-from funicular.launch.plan_nodes import node_map
+from funicular.launch.plan_nodes import node_map, too_wide
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.plan_speed import Bounds, Lengths, bounds
 from funicular.launch.plan_times import earlier_times
@@ -42,8 +42,7 @@ class Plan:
     room: CacheRoom
     lengths: Lengths
     bounds: Bounds
-    nodes: tuple[str, ...]
-    """One way onto nodes, a line each."""
+    gpus_per_node: int
     gpus: int | None = None
     """That are there, of all nodes; None: as many as the recipe takes."""
 
@@ -64,6 +63,8 @@ class Plan:
                 f"an engine's KV cache has room for {self.room.tokens:,.0f} tokens and one completion may need "
                 f"{self.room.longest:,}. {self._engine_remedy()}"
             )
+        if self.on_gpu and (wide := too_wide(self.config, self.gpus_per_node)):
+            found.append(wide)
         if self.gpus is not None and (few := too_few(self.config, self.gpus)):
             found.append(few)
         return found
@@ -71,7 +72,7 @@ class Plan:
     def _engine_remedy(self) -> str:
         if not self.on_gpu:
             return "Raise generator.kv_cache_gib"
-        if fix := engine_fix(self.config, self.shape, self.hardware):
+        if fix := engine_fix(self.config, self.shape, self.hardware, self.gpus_per_node):
             return f"It fits with {fix}"
         return "Raise generator.gpu_memory_fraction, or lower generator.max_completion_tokens"
 
@@ -83,7 +84,7 @@ class Plan:
             f"device    {self.hardware.name}: {_gib(self.hardware.memory)}, {self.hardware.bandwidth / 1e9:,.0f} GB/s, "
             f"{self.hardware.flops / 1e12:,.2f} TFLOP/s",
             *_placement(config, on_gpu=self.on_gpu),
-            *(f"          {line}" for line in self.nodes),
+            *(f"          {line}" for line in (node_map(config, self.gpus_per_node) if self.on_gpu else ())),
             *_batch(config),
             "",
             *_table("one learner rank", self.learner),
@@ -103,13 +104,10 @@ class Plan:
     def _earlier(self) -> list[str]:
         """What plans of the same run folder were worth."""
         folder = Path(self.config.run_dir or Path("runs") / self.config.name).absolute()
-        memory = None if self.on_gpu else earlier_error(folder)
-        times = earlier_times(
-            folder,
-            self.config.model.path,
-            lambda config, lengths: bounds(config, self.shape, self.hardware, self.room, lengths),
-        )
-        found = {"memory": memory, "times": times}
+        if self.on_gpu:  # the folder does not say on what kind the run was
+            return []
+        times = earlier_times(folder, self.config.model.path, self.shape, self.hardware)
+        found = {"memory": earlier_error(folder), "times": times}
         return [f"{what} of an earlier run in {said}" for what, said in found.items() if said]
 
     def _speed(self) -> list[str]:
@@ -175,8 +173,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         shape: None: read from `model.path`.
 
     Raises:
-        ValueError: there is no configuration of the model, a number of GPUs without their kind, or an engine that is
-            larger than a node.
+        ValueError: there is no configuration of the model, or a number of GPUs without their kind.
     """
     on_gpu = options.device != "cpu"
     if options.gpus is not None and not on_gpu:
@@ -198,7 +195,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         room=room,
         lengths=lengths,
         bounds=bounds(config, shape, hardware, room, lengths),
-        nodes=tuple(node_map(config, options.gpus_per_node)) if on_gpu else (),
+        gpus_per_node=options.gpus_per_node,
         gpus=options.gpus,
     )
 

@@ -71,10 +71,11 @@ def _rank(config: Config, learner: LearnerConfig, shape: ModelShape, *, on_gpu: 
     return sum(part.nbytes for part in learner_parts(changed, shape, on_gpu=on_gpu))
 
 
-def engine_fix(config: Config, shape: ModelShape, gpu: Hardware) -> str | None:
-    """The smallest tensor parallelism with which one completion fits; None: none that divides the model's heads."""
+def engine_fix(config: Config, shape: ModelShape, gpu: Hardware, per_node: int) -> str | None:
+    """The smallest tensor parallelism, within a node, with which one completion fits; None: none that divides the
+    model's heads."""
     for workers in _SHARES:
-        if workers <= config.generator.tensor_parallel_size or shape.heads % workers:
+        if not config.generator.tensor_parallel_size < workers <= per_node or shape.heads % workers:
             continue
         changed = replace(config, generator=replace(config.generator, tensor_parallel_size=workers))
         if engine_parts(changed, shape, gpu)[1].completions:

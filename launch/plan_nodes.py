@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from funicular.cluster.roles import TEACHER
 from funicular.launch.build import demand
 from funicular.launch.config import Config
 
@@ -17,11 +18,7 @@ class _Node:
 
 
 def node_map(config: Config, per_node: int) -> list[str]:
-    """A line for each node of `per_node` devices; Ray decides anew in every run.
-
-    Raises:
-        ValueError: an engine has more workers than a node has devices.
-    """
+    """A line for each node of `per_node` devices; none if an engine is larger. Ray decides anew in every run."""
     asked = demand(config)
     widths = {engines.role: engines.workers for engines in asked.engines}
     units = [
@@ -29,9 +26,8 @@ def node_map(config: Config, per_node: int) -> list[str]:
         for role, workers in asked.roles.items()
         for number in range(workers // widths.get(role, 1))
     ]
-    widest, role, _ = max(units)
-    if widest > per_node:
-        raise ValueError(f"{role}: an engine of {widest} workers stands on one node, and --gpus-per-node={per_node}")
+    if too_wide(config, per_node):
+        return []
     nodes: list[_Node] = []
     for width, role, number in sorted(units, key=lambda unit: -unit[0]):
         node = next((node for node in nodes if node.room >= width), None)
@@ -43,6 +39,22 @@ def node_map(config: Config, per_node: int) -> list[str]:
         f"node {number:<4} {', '.join(_said(node, widths))}{f'; {node.room} free' if node.room else ''}"
         for number, node in enumerate(nodes)
     ]
+
+
+def too_wide(config: Config, per_node: int) -> str | None:
+    """Why an engine does not fit on a node of `per_node` devices; None: all do."""
+    sections = {TEACHER: "distillation"}
+    widths = {
+        f"{sections.get(engines.role, engines.role)}.tensor_parallel_size": engines.workers
+        for engines in demand(config).engines
+    }
+    key, width = max(widths.items(), key=lambda item: item[1], default=("", 0))
+    if width <= per_node:
+        return None
+    return (
+        f"{key}={width}: an engine stands on one node, and a node has {per_node}. Lower it to {per_node}, or say "
+        f"--gpus-per-node={width} if there are such nodes"
+    )
 
 
 def _said(node: _Node, widths: dict[str, int]) -> Iterator[str]:

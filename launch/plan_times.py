@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
+from funicular.launch.hardware import Hardware
 from funicular.launch.metrics_file import read_metrics
-from funicular.launch.plan_speed import Bounds, Lengths
+from funicular.launch.plan_memory import engine_parts
+from funicular.launch.plan_speed import Bounds, Lengths, bounds
 from funicular.launch.problems import RecipeError
 from funicular.launch.recipe import resolved_config
 from funicular.launch.run_folder import RunFolder
@@ -17,14 +20,13 @@ _PARTS = {"generate": "generate_s", "learn": "learn_s", "sync": "weight_sync_s",
 """Metric of each part, below `time/`."""
 
 
-def earlier_times(folder: Path, model: str, bounds_of: Callable[[Config, Lengths], Bounds]) -> str | None:
-    """Median seconds of an earlier run's steps against bounds, at that run's own counts and mean lengths.
+def earlier_times(folder: Path, model: str, shape: ModelShape, hardware: Hardware) -> str | None:
+    """Median seconds of an earlier run's steps on CPUs against bounds, at that run's own counts and mean lengths.
 
     The first step is left out: it warms up.
 
     Args:
-        model: `model.path` of the plan.
-        bounds_of: bounds of a recipe on the plan's device.
+        model: `model.path` of the plan, whose shape is given.
 
     Returns:
         None: no run of this model stands there, or it has fewer than two steps.
@@ -39,8 +41,12 @@ def earlier_times(folder: Path, model: str, bounds_of: Callable[[Config, Lengths
     steps = [line for line in read_metrics(run.metrics) if "time/step_s" in line][1:]
     if config.model.path != model or not steps:
         return None
-    found = bounds_of(
+    _, room = engine_parts(config, shape, None)
+    found = bounds(
         config,
+        shape,
+        hardware,
+        room,
         Lengths(
             prompt=statistics.fmean(step["rollout/prompt_len_mean"] for step in steps),
             completion=statistics.fmean(step["rollout/completion_len_mean"] for step in steps),

@@ -70,7 +70,7 @@ def add_submit(
     )
     parser.add_argument(
         "--stop-wait-s",
-        type=at_least(0),
+        type=at_least(1),
         default=base.stop_wait_s,
         metavar="N",
         help=f"seconds that a stopped run has to save itself (default {base.stop_wait_s})",
@@ -103,8 +103,6 @@ def submit_options(options: argparse.Namespace) -> SubmitOptions:
         ValueError: options that do not fit together.
     """
     refuse_followed_json(options)
-    if options.stop_wait_s < 1:
-        raise ValueError(f"--stop-wait-s={options.stop_wait_s}: expected at least 1")
     return SubmitOptions(
         address=options.address,
         follow=options.follow,

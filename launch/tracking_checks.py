@@ -10,7 +10,7 @@ from funicular.launch.config import Config
 from funicular.launch.config_values import problem_at
 from funicular.launch.problems import Problem
 
-_CREDENTIALS = re.compile(r"^https?://[^/]*@|://[^/]*:[^/]*@", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"^https?://[^/]*@|://[^/]*:[^/]*@|[?&]password=", re.IGNORECASE)
 """A user of http(s), who may be a token; elsewhere a password."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from funicular.actors.errors import LearnerLost, RunStopped
 from funicular.cluster.calls import DeadlineExceeded
 from funicular.cluster.session import connect, disconnect
@@ -25,6 +27,7 @@ from funicular.launch.image_checks import refuse_unfit_for_images
 from funicular.launch.ledger import Ledger
 from funicular.launch.local_scoring import check_loading
 from funicular.launch.models import resolve_model
+from funicular.launch.native_types import changed_types
 from funicular.launch.prepared import Prepared
 from funicular.launch.progress import Progress
 from funicular.launch.progress_text import RunSummary
@@ -78,6 +81,9 @@ def _train_in(folder: RunFolder, loaded: LoadedRecipe, progress: Progress) -> in
     except ValueError as error:  # how every part refuses what a user gave
         log.info("wrong input", exc_info=True)
         raise WrongInput(str(error)) from error
+    if snapshot and folder.config.exists():
+        for sentence in changed_types(yaml.safe_load(folder.config.read_text(encoding="utf-8")), config):
+            progress.event(sentence)
     folder.config.write_text(loaded.text)
     ledger = Ledger(folder.ledger)
     tracker = open_tracker(folder, config.tracking, progress, run_name=config.name, attempt=ledger.attempt + 1)

@@ -128,8 +128,8 @@ def test_without_a_reward_file_no_module_travels(tmp_path: Path) -> None:
 
 
 def test_more_than_a_config_map_holds_is_refused_with_the_largest(tmp_path: Path) -> None:
-    loaded = with_files(tmp_path, USES, mine=TASTE, tables="#" * (900 * 1024))
-    with pytest.raises(ValueError, match=r"a ConfigMap may carry 921600; the largest are tables.py 921600, "):
+    loaded = with_files(tmp_path, USES, mine=TASTE, tables="#" * (240 * 1024))
+    with pytest.raises(ValueError, match=r"a ConfigMap may carry 245760; the largest are tables.py 245762, "):
         render(loaded, RenderOptions())
 
 

@@ -94,6 +94,10 @@ async def test_the_ranks_say_whether_they_share(
     made = await certificate_runs._row(config, Files(model=Path("m"), gradient=Path("g")), [], cut, [])
     assert made.judged == (can_share or not of_sharing)
     assert made.prompts_shared == (can_share if of_sharing else None)
+    assert made.passes
+    FakeLearners.shared = False
+    idle = await certificate_runs._row(config, Files(model=Path("m"), gradient=Path("g")), [], cut, [])
+    assert idle.passes != (can_share and of_sharing)  # a cut that is there for sharing, and shares nothing
 
 
 def test_the_record_is_json_with_every_parameter() -> None:

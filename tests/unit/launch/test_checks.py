@@ -333,6 +333,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"tracking__mlflow_uri": "https://me:pw@host"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_PASSWORD"),
         ({"tracking__mlflow_uri": "http://TOKEN@host:5000"}, "tracking.mlflow_uri", "MLFLOW_TRACKING_TOKEN"),
         ({"tracking__mlflow_uri": "postgresql://me@firm:pw@host/db"}, "tracking.mlflow_uri", "PGPASSWORD"),
+        ({"tracking__mlflow_uri": "postgresql://host/db?user=me&password=pw"}, "tracking.mlflow_uri", "PGPASSWORD"),
     ],
 )
 def test_a_broken_rule_names_its_key_and_the_way_out(

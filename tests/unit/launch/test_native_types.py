@@ -8,7 +8,7 @@ import yaml
 from funicular.actors.config import GeneratorConfig, LearnerConfig
 from funicular.cluster.config import ClusterConfig
 from funicular.launch.config import Config
-from funicular.launch.native_types import with_native_types
+from funicular.launch.native_types import changed_types, with_native_types
 from funicular.launch.recipe import load_recipe
 
 AUTO = Config(generator=GeneratorConfig(dtype="auto"), learner=LearnerConfig(compute_dtype="auto"))
@@ -66,3 +66,11 @@ def test_a_loaded_recipe_says_what_was_chosen() -> None:
     assert loaded.config.generator.dtype == loaded.config.learner.compute_dtype != "auto"
     shown = yaml.safe_load(loaded.text)
     assert shown["generator"]["dtype"] == loaded.config.generator.dtype
+
+
+def test_a_resumed_run_says_what_it_computes_in_another_type_now() -> None:
+    now = Config(generator=GeneratorConfig(dtype="float32"), learner=LearnerConfig(compute_dtype="float32"))
+    before = {"generator": {"dtype": "bfloat16"}, "learner": {"compute_dtype": "float32"}}
+    (said,) = changed_types(before, now)
+    assert said == "generator.dtype=float32 from now on, and bfloat16 before; generator.dtype=bfloat16 keeps it"
+    assert changed_types({}, now) == []

@@ -253,8 +253,9 @@ def test_a_run_writes_what_its_plan_was_worth_and_the_next_plan_says_it(
 
 
 def test_the_next_plan_says_what_steps_took_beside_the_least(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("funicular.launch.plan.this_machine", lambda: GPUS["l40s"])
     (tmp_path / "model").mkdir()
     AutoConfig.for_model("llama", **SMOLLM2).save_pretrained(tmp_path / "model")
     words = [f"model.path={tmp_path / 'model'}", f"run_dir={tmp_path / 'run'}"]
@@ -264,12 +265,13 @@ def test_the_next_plan_says_what_steps_took_beside_the_least(
     steps = [lengths | seconds | {"step": number, "time/step_s": step_s} for number, step_s in took]
     folder = write_metrics(tmp_path / "run", *steps)
     folder.config.write_text(load_recipe(["embedded"], words).text)
-    assert main(["plan", "-c", "embedded", "--gpu", "l40s", *words]) == 0
+    assert main(["plan", "-c", "embedded", *words]) == 0
     said = capsys.readouterr().out
     assert "medians of 3 steps: generate 2.00 s, " in said
     assert "step 4.00 s, " in said
-    assert main(["plan", "-c", "embedded", "--gpu", "l40s", words[1]]) == 0
-    assert "medians" not in capsys.readouterr().out  # of another model
+    for other in (["--gpu", "l40s", *words], [words[1]]):  # another device, another model
+        assert main(["plan", "-c", "embedded", *other]) == 0
+        assert "medians" not in capsys.readouterr().out
 
 
 def test_a_run_on_gpus_is_not_compared_with_a_plan(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
 from funicular.actors.config import GeneratorConfig, LearnerConfig
 from funicular.launch.config import Config
-from funicular.launch.plan_nodes import node_map
+from funicular.launch.plan_nodes import node_map, too_wide
 
 
 def config(*, engines: int, workers: int, ranks: int) -> Config:
@@ -20,6 +18,8 @@ def test_engines_stand_on_one_node_each_and_ranks_where_there_is_room() -> None:
     ]
 
 
-def test_an_engine_that_is_larger_than_a_node_is_refused() -> None:
-    with pytest.raises(ValueError, match="an engine of 16 workers stands on one node, and --gpus-per-node=8"):
-        node_map(config(engines=1, workers=16, ranks=1), 8)
+def test_an_engine_that_is_larger_than_a_node_does_not_fit() -> None:
+    wide = config(engines=1, workers=16, ranks=1)
+    assert node_map(wide, 8) == []
+    assert too_wide(wide, 16) is None
+    assert str(too_wide(wide, 8)).startswith("generator.tensor_parallel_size=16: an engine stands on one node")

@@ -18,7 +18,6 @@ from funicular.launch.mlflow_run import (
     deep_link,
     flatten,
     metric_name,
-    synced_uri,
     tracking_uri,
 )
 from funicular.launch.mlflow_sink import MlflowSink, Table, Traces
@@ -336,19 +335,27 @@ def test_the_recipe_beats_the_environment_and_sqlite_beside_the_run_is_the_defau
     assert tracking_uri(folder, None) == f"sqlite:///{tmp_path}/runs/mlflow.db"
 
 
-def test_a_sync_goes_to_the_server_that_the_run_was_tracked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_and_a_sync_go_where_the_run_was_tracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = RunFolder.create(tmp_path / "runs" / "a")
     beside = f"sqlite:///{tmp_path}/runs/mlflow.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert synced_uri(folder, None) == beside
+    assert tracking_uri(folder, None) == beside
     folder.mlflow_run.write_text('{"uri": "http://server", "experiment_id": "1", "run_id": "ab"}')
-    assert synced_uri(folder, None) == "http://server"
-    assert synced_uri(folder, "http://recipe") == "http://recipe"
+    assert tracking_uri(folder, None) == "http://server"
+    assert tracking_uri(folder, "http://recipe") == "http://recipe"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    assert synced_uri(folder, None) == "http://env"
+    assert tracking_uri(folder, None) == "http://env"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    folder.mlflow_run.write_text('{"uri": "sqlite:////before/it/moved.db", "experiment_id": "1", "run_id": "ab"}')
-    assert synced_uri(folder, None) == beside
+    for gone in ("sqlite:////before/it/moved.db", "file:///before/it/moved", "mlruns"):
+        folder.mlflow_run.write_text(json.dumps({"uri": gone, "experiment_id": "1", "run_id": "ab"}))
+        assert tracking_uri(folder, None) == beside
+    there = f"sqlite:///{tmp_path}/elsewhere.db"
+    folder.mlflow_run.write_text(json.dumps({"uri": there, "experiment_id": "1", "run_id": "ab"}))
+    assert tracking_uri(folder, None) == beside
+    (tmp_path / "elsewhere.db").touch()
+    assert tracking_uri(folder, None) == there
 
 
 def test_links_open_the_curves_and_hide_passwords() -> None:
@@ -359,6 +366,7 @@ def test_links_open_the_curves_and_hide_passwords() -> None:
     assert local.endswith(f"http://127.0.0.1:5000/{page}")
     assert public_uri("postgresql://u:p@host/db") == "postgresql://host/db"
     assert public_uri("http://me@firm.com:secret@host/a@b") == "http://host/a@b"
+    assert public_uri("postgresql://host/db?password=secret&user=u") == "postgresql://host/db?user=u"
 
 
 def test_parameters_are_flat_and_short() -> None:

@@ -56,7 +56,7 @@ def drive_hostile(level: Level, shard: int, shards: int, only: str) -> dict[str,
             records.append(entry)
         for check, tests in warm_up(level):
             sandbox.judge(check, tests)
-        calm = look_until(reaper, lambda now: now.processes <= before.processes and not now.zombies)
+        calm = look_until(reaper, lambda now: now.holds_no_more_than(before))
     left_out = [program.name for program in programs if program not in usable]
     return {"records": records, "left_out": left_out, "before": before.as_dict(), "after": calm.as_dict()}
 

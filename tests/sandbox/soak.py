@@ -41,7 +41,7 @@ def drive_soak(sandbox: Sandbox, level: Level, jobs: int, reaper: int) -> dict[s
     for start in range(0, jobs, part):
         records += judge_together(sandbox, drawn[start : start + part], AT_ONCE)
         sizes.append(look(reaper).as_dict())
-    after = look_until(reaper, lambda now: now.processes <= before.processes and not now.zombies)
+    after = look_until(reaper, lambda now: now.holds_no_more_than(before))
     return {
         "alone": alone,
         "records": records,

@@ -32,6 +32,15 @@ class Surroundings:
     slots_rss_mib: float
     """Of all processes that it started."""
 
+    def holds_no_more_than(self, before: Surroundings) -> bool:
+        """True if nothing that is counted is left over from what ran since `before`."""
+        return (
+            self.processes <= before.processes
+            and self.descriptors <= before.descriptors
+            and self.threads <= before.threads
+            and self.zombies == 0
+        )
+
     def as_dict(self) -> dict[str, float]:
         """For a report."""
         return asdict(self)
@@ -92,7 +101,11 @@ def look(reaper: int) -> Surroundings:
 
 
 def look_until(reaper: int, calm: Callable[[Surroundings], bool], deadline_s: float = 10.0) -> Surroundings:
-    """Look until it is calm or the deadline has passed; a process that was killed is gone a moment later."""
+    """Look until it is calm or the deadline has passed.
+
+    A process that was killed is gone a moment later, and so is a thread: `Thread.join` returns before the kernel's
+    thread has ended.
+    """
     end = time.monotonic() + deadline_s
     while not calm(seen := look(reaper)) and time.monotonic() < end:
         time.sleep(0.01)

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-_WASTE = 0.25
-_FREE_WASTE = 4096
-"""Padded pairs of tokens that cost less than a call of its own for a row."""
+from funicular.actors.padding import may_join
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,7 @@ class RowBlock:
 
 
 def row_blocks(lengths: Sequence[int], device: torch.device) -> tuple[RowBlock, ...]:
-    """Cut rows, in their order, into blocks that waste at most a quarter of their pairs of tokens on padding."""
+    """Cut rows, in their order, into blocks of which little is padding (`padding.py`)."""
     blocks = []
     start = 0
     for block in _cut(lengths):
@@ -52,15 +50,15 @@ def row_blocks(lengths: Sequence[int], device: torch.device) -> tuple[RowBlock, 
 
 def _cut(lengths: Sequence[int]) -> Iterator[list[int]]:
     block: list[int] = []
-    pairs = 0
+    pairs = padded = 0
     for length in lengths:
-        padded = (len(block) + 1) * max([*block[:1], *block, length]) ** 2
-        used = pairs + length**2
-        if block and padded - used > _WASTE * used + _FREE_WASTE:
+        with_it = (len(block) + 1) * max([length, *block]) ** 2
+        if block and not may_join(length**2, batch_pairs=pairs, padded_before=padded, padded_after=with_it):
             yield block
-            block, pairs = [], 0
+            block, pairs, with_it = [], 0, length**2
         block.append(length)
         pairs += length**2
+        padded = with_it
     if block:
         yield block
 

@@ -14,10 +14,7 @@ from typing import TypeVar
 import torch
 
 from funicular.actors.layout import Layout, SharedSpan
-
-_WASTE = 0.25
-_FREE_WASTE = 4096
-"""Padded pairs of tokens that cost less than a call of their own."""
+from funicular.actors.padding import may_join
 
 _T = TypeVar("_T")
 
@@ -135,7 +132,7 @@ class TreeBatches:
 
 
 def tree_batches(layout: Layout, device: torch.device) -> TreeBatches:
-    """Batches of a layout's spans, whose padding wastes at most a quarter of their pairs of tokens.
+    """Batches of a layout's spans, of which little is padding (`padding.py`).
 
     Keys are padded on a CPU only, whose kernel takes a mask of keys; FlashAttention's does not.
     """
@@ -183,16 +180,17 @@ def _batches(items: Sequence[_T], *, size: Callable[[_T], tuple[int, int]], alik
         alike: only items of the same number of keys may be in a batch.
     """
     batch: list[_T] = []
-    used = most_keys = most_queries = 0
+    pairs = padded = most_keys = most_queries = 0
     for item in sorted(items, key=size, reverse=True):
         keys, queries = size(item)
-        padded = (len(batch) + 1) * max(most_keys, keys) * max(most_queries, queries)
-        wasteful = padded - used - keys * queries > _WASTE * (used + keys * queries) + _FREE_WASTE
-        if batch and (wasteful or (alike and keys != most_keys)):
+        with_it = (len(batch) + 1) * max(most_keys, keys) * max(most_queries, queries)
+        joins = may_join(keys * queries, batch_pairs=pairs, padded_before=padded, padded_after=with_it)
+        if batch and (not joins or (alike and keys != most_keys)):
             yield batch
-            batch, used, most_keys, most_queries = [], 0, 0, 0
+            batch, pairs, most_keys, most_queries = [], 0, 0, 0
         batch.append(item)
-        used += keys * queries
+        pairs += keys * queries
         most_keys, most_queries = max(most_keys, keys), max(most_queries, queries)
+        padded = len(batch) * most_keys * most_queries
     if batch:
         yield batch

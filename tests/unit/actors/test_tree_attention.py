@@ -142,3 +142,17 @@ def test_no_mask_and_no_scores_of_the_pass_exist() -> None:
     layout = Layout(lengths=(2000, *[100] * 16), parents=(None, *[0] * 16))
     leaves = tuple(states(layout, 1, seed, torch.float32) for seed in range(3))
     assert largest(lambda: attended(layout, leaves).sum().backward()) <= 8 * sum(layout.lengths)
+
+
+def test_short_spans_are_not_computed_as_long_ones() -> None:
+    """Four prompts could take one completion of 128 along within the waste that a batch is allowed."""
+    lengths = [1000, *[128] * 8] * 4
+    parents = [start if index else None for start in range(0, 36, 9) for index in range(9)]
+    batches = tree_batches(Layout(lengths=tuple(lengths), parents=tuple(parents)), CPU)
+    assert [(own.rows, own.width) for own in batches.own] == [(4, 1000), (32, 128)]
+    assert [(batch.keys.rows, batch.keys.width) for batch in batches.shared] == [(4, 1000)]
+
+
+def test_spans_of_some_tens_of_tokens_share_a_call() -> None:
+    batches = tree_batches(Layout(lengths=(45, 16, 24, 32), parents=(None, 0, 0, 0)), CPU)
+    assert [(own.rows, own.width) for own in batches.own] == [(4, 45)]

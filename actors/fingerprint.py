@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 24
+"""Elements whose mix exists at once, on devices."""
 _MODULUS = 1 << 64
 _FIRST, _SECOND = -1640531535, -2048144777
 """2654435761, the golden ratio's multiplier, and 2246822519, as int32; products wrap."""
@@ -50,16 +51,16 @@ def values_fingerprint(values: torch.Tensor) -> int:
 
 
 def _by_operations(bits: torch.Tensor) -> int:
-    """On any device, one pass over a chunk for each operation."""
-    total = 0
+    """On any device, one pass over a chunk for each operation; the device is waited for once."""
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)  # wraps at 2^64, as the sum shall
     for chunk in bits.split(_CHUNK):
         mixed = chunk.to(torch.int32, copy=True)
         mixed *= _FIRST
         mixed ^= mixed >> 15
         mixed *= _SECOND
         mixed ^= mixed >> 13
-        total += int(mixed.sum(dtype=torch.int64))
-    return total
+        total += mixed.sum(dtype=torch.int64)
+    return int(total)
 
 
 @functools.cache

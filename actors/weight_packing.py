@@ -188,7 +188,11 @@ def _pack_bucket(
     offset = 0
     for weight, nbytes in zip(bucket, sizes, strict=True):
         tensor = flat[offset : offset + nbytes].view(dtype).view(weight.shape)
-        tensor.copy_(weight.value())
+        value = weight.value()
+        if value.is_cuda:  # rounded and hashed where it is, which takes a GPU no time
+            value = value.to(dtype)
+        tensor.copy_(value)
+        hashed = value if value.is_cuda else tensor
         chosen = sampled_columns(weight.shape[1], version, columns) if len(weight.shape) == 2 else None
         entries.append(
             TensorEntry(
@@ -198,8 +202,8 @@ def _pack_bucket(
                 bucket=index,
                 offset=offset,
                 nbytes=nbytes,
-                fingerprint=fingerprint(tensor),
-                column_fingerprint=None if chosen is None else column_fingerprint(tensor, chosen),
+                fingerprint=fingerprint(hashed),
+                column_fingerprint=None if chosen is None else column_fingerprint(hashed, chosen),
             )
         )
         offset += _aligned(nbytes)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from funicular.actors import fingerprint as fingerprint_module
 from funicular.actors.fingerprint import _by_operations, column_fingerprint, fingerprint, values_fingerprint
 
 MODULUS = 1 << 64
@@ -22,9 +23,10 @@ def test_shards_in_any_direction_add_up_to_the_whole(dtype: torch.dtype) -> None
 
 
 @DTYPES
-def test_a_gpu_says_the_same_as_a_cpu(dtype: torch.dtype) -> None:
+def test_a_gpu_says_the_same_as_a_cpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learner may stand on one and the generator on the other."""
-    whole = matrix(dtype, rows=9000)  # more than one chunk
+    monkeypatch.setattr(fingerprint_module, "_CHUNK", 100_000)
+    whole = matrix(dtype, rows=9000)  # three chunks
     bits = whole.view(torch.int16 if dtype == torch.bfloat16 else torch.int32).view(-1)
     assert _by_operations(bits) % MODULUS == fingerprint(whole)
 

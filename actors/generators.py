@@ -98,7 +98,7 @@ class Generators(EngineMembers):
         One that dies is rebuilt in the background and joins with the newest weights; so is one that refuses the
         version on the last attempt. Before that it stays paused, and `behind` says that it waits.
         """
-        self._newest = weights
+        self._newest = weights.in_store_only()  # who joins later must not disturb a step
         self._served = True  # whatever fails from now on is no fault of the recipe
         version = weights.manifest.version
         lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]

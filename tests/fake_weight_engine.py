@@ -221,7 +221,8 @@ class FakeEngineLink:
         await self._call(f"load {index}", effect)
         (seen,) = hashes
         self.stale_hashes += seen != self._memory[bucket.offset]  # the caller still holds the bucket
-        return [Loaded(seen_hash=seen, hash_seconds=0, load_seconds=0, packing_seconds=0)]
+        wrong = "" if seen == published_hash else f"sees {seen}"
+        return [Loaded(wrong=wrong, hash_seconds=0, load_seconds=0, packing_seconds=0)]
 
     def _hash_ahead(self, bucket: FakeBucket | None) -> None:
         self._ahead = None if bucket is None else (bucket.offset, self._memory[bucket.offset])

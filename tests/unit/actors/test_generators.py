@@ -63,6 +63,7 @@ class FakeEngineActor:
             verify_seconds=0,
             total_bytes=0,
             fetched_bytes=0,
+            broadcast_bytes=0,
             canary_error=0,
             fingerprints_checked=0,
             columns_checked=0,

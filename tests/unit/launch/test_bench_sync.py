@@ -19,6 +19,7 @@ def report(load: float, packing: float) -> PublishReport:
         verify_seconds=0.1,
         total_bytes=2_000_000_000,
         fetched_bytes=500_000_000,
+        broadcast_bytes=0,
         canary_error=0.0,
         fingerprints_checked=1,
         columns_checked=1,

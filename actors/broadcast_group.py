@@ -52,6 +52,8 @@ class BroadcastGroup:
         options.rootTensor = 0
         options.timeout = self._left()
         # With a time NCCL's wait blocks this thread too, until the bytes are there: any stream may read them then.
+        if self._backend is None:
+            raise RuntimeError("the broadcast was given up")
         self._backend.broadcast([data], options).wait(self._left())
 
     def finish(self) -> None:
@@ -63,8 +65,10 @@ class BroadcastGroup:
             self._store.set(_has_all(self._member), "")
 
     def abort(self) -> None:
-        """End what is still under way. Gloo cannot: its members wait until the deadline, or for the end of a peer."""
-        self._backend.abort()
+        """Leave, and end what is still under way. Gloo cannot end it; its connections close when it has ended."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.abort()
 
     def _left(self) -> timedelta:
         return timedelta(seconds=max(0.001, self._deadline - time.monotonic()))

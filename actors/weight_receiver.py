@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from funicular.actors.broadcast_group import BroadcastGroup, reach_store
-from funicular.actors.errors import BroadcastBroken
+from funicular.actors.errors import BroadcastBroken, first_line
+
+log = logging.getLogger(__name__)
 
 _WAITING = 1
 """Buckets that are here and were not asked for; one more is on its way."""
@@ -78,29 +81,35 @@ class WeightReceiver:
     def stop(self) -> None:
         """Nothing will be taken any more."""
         self._stopped = True
-        if self._group is not None:
-            self._group.abort()
         while not self._here.empty():
             self._here.get_nowait()
+        self._leave()
 
     def _run(self) -> None:
         try:
-            store = reach_store(*self._address, self._left())
-            self._group = BroadcastGroup(store, self._member, self._members, self._device, self._deadline)
-            for size in self._sizes:
-                data = torch.empty(size, dtype=torch.uint8, device=self._device)
-                self._group.broadcast(data)
-                self._here.put(Received(data=data, hash=_hash(data)), timeout=self._left())
-                if self._stopped:
-                    return
-            self._group.finish()
-            self._group.abort()
+            self._receive()
         except queue.Full:
-            pass  # nobody took what is here, and nobody will
+            log.warning("buckets were received that nobody asked for in time")
         except Exception as error:  # for whoever asks for the next bucket
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             with contextlib.suppress(queue.Full):
-                self._here.put(BroadcastBroken(reason), timeout=self._left())
+                self._here.put(BroadcastBroken(first_line(error)), timeout=self._left())
+        self._leave()
+
+    def _receive(self) -> None:
+        store = reach_store(*self._address, self._left())
+        group = self._group = BroadcastGroup(store, self._member, self._members, self._device, self._deadline)
+        for size in self._sizes:
+            data = torch.empty(size, dtype=torch.uint8, device=self._device)
+            group.broadcast(data)
+            self._here.put(Received(data=data, hash=_hash(data)), timeout=self._left())
+            if self._stopped:
+                return
+        group.finish()
+
+    def _leave(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
 
     def _left(self) -> float:
         return max(0.001, self._deadline - time.monotonic())

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
 
 from funicular.actors.broadcast_group import SENDER, BroadcastGroup, open_store
+from funicular.actors.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class WeightSender:
         deadline = time.monotonic() + seconds
         store, host, port = open_store(seconds)
         reads = [partial(self.read, index, bucket, deadline) for index, bucket in enumerate(buckets)]
-        self._under_way[generator] = _Broadcast(generator, store, workers + 1, reads, self._device, deadline)
+        make_group = partial(BroadcastGroup, store, SENDER, workers + 1, self._device, deadline)
+        self._under_way[generator] = _Broadcast(generator, make_group, reads)
         return host, port
 
     def read(self, index: int, bucket: Any, deadline: float) -> torch.Tensor:
@@ -67,36 +68,30 @@ class _Broadcast:
     """One thread, for which nobody waits: it ends at the deadline, whatever hangs."""
 
     def __init__(
-        self,
-        generator: str,
-        store: TCPStore,
-        members: int,
-        reads: Sequence[Callable[[], torch.Tensor]],
-        device: torch.device,
-        deadline: float,
+        self, generator: str, make_group: Callable[[], BroadcastGroup], reads: Sequence[Callable[[], torch.Tensor]]
     ) -> None:
         self._generator = generator
-        self._place = (store, SENDER, members, device, deadline)
-        self._reads = reads
         self._group: BroadcastGroup | None = None
         self._stopped = False
-        threading.Thread(target=self._run, name=f"broadcast to {generator}", daemon=True).start()
+        name = f"broadcast to {generator}"
+        threading.Thread(target=self._run, args=(make_group, reads), name=name, daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, make_group: Callable[[], BroadcastGroup], reads: Sequence[Callable[[], torch.Tensor]]) -> None:
         try:
-            self._group = BroadcastGroup(*self._place)
-            for read in self._reads:
+            group = self._group = make_group()
+            for read in reads:
                 if self._stopped:
                     break
-                self._group.broadcast(read())
+                group.broadcast(read())
             else:
-                self._group.finish()
+                group.finish()
         except Exception as error:  # the generator sees it too, and takes the object store
             if not self._stopped:
-                log.warning("the broadcast to %s broke: %s", self._generator, str(error).partition("\n")[0])
+                log.warning("the broadcast to %s broke: %s", self._generator, first_line(error))
         self.stop()
 
     def stop(self) -> None:
         self._stopped = True
-        if self._group is not None:
-            self._group.abort()
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()

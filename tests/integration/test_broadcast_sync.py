@@ -1,4 +1,4 @@
-"""Real learner ranks broadcast to the workers of real engines: what arrives, and what breaks on the way. Two minutes."""
+"""Real learner ranks broadcast to workers of real engines: what arrives, and what breaks on the way. Two minutes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from tests.tiny import Architecture
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 40.0
+SHORT_S = 16.0
+"""Half of it is for the broadcast, half for the object store."""
 ALL_COLUMNS = 10_000
-SYNC = WeightSyncConfig(transport="broadcast", bucket_mib=1, columns=ALL_COLUMNS, deadline_s=DEADLINE_S)
+SYNC = WeightSyncConfig(transport="broadcast", bucket_mib=1, columns=ALL_COLUMNS, deadline_s=120.0)
 
 
 class Published:
@@ -122,9 +123,10 @@ async def test_two_workers_and_everything_that_breaks_on_the_way(local_ray: None
 
         weights = await both.next_version()
         await both.arm("hangs", 1)
+        generator._installer._sync = replace(SYNC, deadline_s=SHORT_S)
         record = await both.engine.install(weights)
+        generator._installer._sync = SYNC
         assert (record.broadcast_bytes, record.columns_checked) == (0, 2 * 7 + 1), "by the object store, in time"
-        await both.arm("nothing", 1)
         assert_all_is_bit_equal_and_was_broadcast(await both.install_next(), both)
 
         weights = await both.next_version()
@@ -133,12 +135,10 @@ async def test_two_workers_and_everything_that_breaks_on_the_way(local_ray: None
         assert (record.broadcast_bytes, record.columns_checked) == (0, 2 * 7 + 1), "the store outlives the learner"
         with pytest.raises(RayActorError):
             await both.until_reached()
-        record = await both.engine.install(
-            replace(weights, manifest=replace(weights.manifest, version=both.version + 1))
-        )
-        assert record.broadcast_bytes == 0, "a dead learner broadcasts nothing"
+        record = await both.engine.install(weights)
+        assert record.broadcast_bytes == 0, "a dead learner is not waited for"
+        both.learners._config = replace(both.learners._config, zero_stage=0)
         await both.learners.restart()
-        both.version += 1
         assert_all_is_bit_equal_and_was_broadcast(await both.install_next(), both)
 
         weights = await both.next_version()

@@ -1,4 +1,4 @@
-"""A `WeightSender` to whose bytes something happens on the way, in the real process of the learner's first rank."""
+"""`WeightSender`s without an object store, or to whose bytes something happens on the way."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from funicular.actors.weight_sender import WeightSender
@@ -15,8 +16,30 @@ from funicular.actors.weight_sender import WeightSender
 Fate = Literal["damaged", "dies", "hangs"]
 
 
+SIZES = [100_000, 64, 100_032, 128, 300_032, 7 * 64, 64]
+"""Bytes of some buckets."""
+
+
+def content(index: int) -> torch.Tensor:
+    """Of the bucket of that size."""
+    values = np.random.default_rng(index).standard_normal(SIZES[index] // 4, dtype=np.float32)
+    return torch.from_numpy(values).view(torch.uint8)
+
+
+class FakeStoreSender(WeightSender):
+    """Has those bytes without an object store; before each bucket it does what it was told to."""
+
+    def __init__(self, before: Callable[[int], None] = lambda index: None, device: str = "cpu") -> None:
+        super().__init__(torch.device(device))
+        self._before = before
+
+    def read(self, index: int, bucket: int, deadline: float) -> torch.Tensor:
+        self._before(index)
+        return content(bucket).to(self._device)
+
+
 class FakeFaultySender(WeightSender):
-    """The sender of a rank, but something happens at one bucket, once.
+    """The sender of a rank, in its real process, but something happens at one bucket, once.
 
     Args:
         index: of the bucket, among those of one broadcast.

@@ -149,11 +149,17 @@ async def test_two_workers_and_everything_that_breaks_on_the_way(local_ray: None
         with pytest.raises((GroupFailed, WeightSyncError)):
             await installing
         with pytest.raises(GroupFailed, match="engine_died"):
-            await generator.health()
-        await both.next_version()
+            await asyncio.wait_for(until_not_healthy(generator), 60)
+        await both.next_version()  # the learner goes on
     finally:
         both.learners.shutdown()
         await generator.stop()
+
+
+async def until_not_healthy(generator: Any) -> None:
+    while True:
+        await generator.health()
+        await asyncio.sleep(0.1)
 
 
 def engine_workers() -> list[psutil.Process]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 import xxhash
@@ -13,28 +12,10 @@ import xxhash
 from funicular.actors.broadcast_group import BroadcastGroup, reach_store
 from funicular.actors.errors import BroadcastBroken
 from funicular.actors.weight_receiver import WeightReceiver
-from funicular.actors.weight_sender import WeightSender
+from tests.fake_weight_sender import SIZES, FakeStoreSender, content
 
 CPU = torch.device("cpu")
-SIZES = [100_000, 64, 100_032, 7, 300_000, 128, 64]
 PATIENCE_S = 30.0
-
-
-def content(index: int) -> torch.Tensor:
-    data = np.random.default_rng(index).integers(0, 256, SIZES[index], dtype=np.uint8)
-    return torch.from_numpy(data)
-
-
-class FakeStoreSender(WeightSender):
-    """Has the bytes without an object store; before each bucket it does what it was told to."""
-
-    def __init__(self, before: Callable[[int], None] = lambda index: None) -> None:
-        super().__init__(CPU)
-        self._before = before
-
-    def read(self, index: int, bucket: int, deadline: float) -> torch.Tensor:
-        self._before(index)
-        return content(bucket)
 
 
 def receivers(address: tuple[str, int], count: int, sizes: Sequence[int], seconds: float) -> list[WeightReceiver]:

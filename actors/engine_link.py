@@ -55,7 +55,7 @@ class EngineLink:
         await self._engine.collective_rpc("funicular_expect", args=(_place(bucket),))
 
     async def receive(self, address: tuple[str, int], sizes: Sequence[int], seconds: float) -> None:
-        """Have every worker join a broadcast and begin to receive buckets of these sizes, a few ahead of their loading.
+        """Have every worker get ready to receive buckets of these sizes, from the first load on a few ahead of it.
 
         Args:
             seconds: within which all must have come.

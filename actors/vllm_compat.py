@@ -109,7 +109,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             _forget_half_received_layers(self.model)
 
     def receive(self, address: tuple[str, int], member: int, members: int, sizes: list[int], seconds: float) -> None:
-        """Begin to receive the buckets that `take_bucket` asks for."""
+        """Get ready to receive the buckets that `take_bucket` asks for."""
         self._stop_receiving()
         self._receiver = WeightReceiver(address, member, members, sizes, self.device, seconds)
 
@@ -288,7 +288,7 @@ class WorkerExtension:
         self.weight_transfer_engine.hash_ahead(place)
 
     def funicular_receive(self, host: str, port: int, sizes: list[int], seconds: float) -> None:
-        """Begin to receive buckets of these sizes, which `funicular_load_bucket` then loads."""
+        """Get ready to receive buckets of these sizes, which `funicular_load_bucket` then loads."""
         members = 1 + self.vllm_config.parallel_config.world_size
         self.weight_transfer_engine.receive((host, port), 1 + self.rank, members, sizes, seconds)
 

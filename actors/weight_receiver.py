@@ -32,13 +32,14 @@ class Received:
 
 
 class WeightReceiver:
-    """Begins at once.
+    """Begins when the first bucket is asked for: the engine is paused then. While it runs, its workers' own collectives
+    and this could wait for each other, where one GPU has begun the one and another the other.
 
     Args:
         address: where the sender waits.
         member: this worker's number in the group, from 1 on.
         sizes: bytes of each bucket, in the order of sending.
-        seconds: within which all must have come and been taken.
+        seconds: from now, within which all must have come and been taken.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class WeightReceiver:
         self._here: queue.Queue[Received | BroadcastBroken] = queue.Queue(_WAITING)
         self._group: BroadcastGroup | None = None
         self._stopped = False
-        threading.Thread(target=self._run, name="weight receiver", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="weight receiver", daemon=True)
 
     def take(self) -> Received:
         """The next bucket, as soon as it is here.
@@ -68,6 +69,8 @@ class WeightReceiver:
         Raises:
             BroadcastBroken: it did not come.
         """
+        if self._thread.ident is None:
+            self._thread.start()
         try:
             found = self._here.get(timeout=self._left())
         except queue.Empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import xxhash
 
 from funicular.actors.broadcast_group import BroadcastGroup, reach_store
 from funicular.actors.errors import BroadcastBroken
-from funicular.actors.weight_receiver import WeightReceiver
+from funicular.actors.weight_receiver import Received, WeightReceiver
 from tests.fake_weight_sender import SIZES, FakeStoreSender, content
 
 CPU = torch.device("cpu")
@@ -22,6 +23,12 @@ def receivers(address: tuple[str, int], count: int, sizes: Sequence[int], second
     return [WeightReceiver(address, 1 + number, 1 + count, sizes, CPU, seconds) for number in range(count)]
 
 
+def each_takes(members: Sequence[WeightReceiver]) -> list[Received]:
+    """At the same time, as workers do."""
+    with ThreadPoolExecutor(len(members)) as pool:
+        return list(pool.map(WeightReceiver.take, members))
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_worker_receives_every_bucket_and_its_hash(workers: int) -> None:
     sender = FakeStoreSender()
@@ -29,8 +36,7 @@ def test_every_worker_receives_every_bucket_and_its_hash(workers: int) -> None:
         address = sender.begin("g", workers, range(first, len(SIZES)), PATIENCE_S)
         members = receivers(address, workers, SIZES[first:], PATIENCE_S)
         for index in range(first, len(SIZES)):
-            for member in members:
-                received = member.take()
+            for received in each_takes(members):
                 assert torch.equal(received.data, content(index))
                 assert received.hash == xxhash.xxh3_64_intdigest(content(index).numpy().data)
 
@@ -77,8 +83,7 @@ def test_a_sender_that_fails_ends_the_wait_of_its_receivers_long_before_the_dead
     address = FakeStoreSender(lose).begin("g", 2, range(len(SIZES)), 600.0)
     members = receivers(address, 2, SIZES, 600.0)
     for _ in range(3):
-        for member in members:
-            member.take()
+        each_takes(members)
     for member in members:
         with pytest.raises(BroadcastBroken):
             member.take()

@@ -182,9 +182,8 @@ def _print(rows: Sequence[Any], limit: float, manifest: Manifest, transport: str
             print(f"   in place, {what}: {value:.3f} s, {rate:.2f} GB/s, {rate / limit:.0%} of memcpy")
         fetched = statistics.median(r.fetched_bytes for r in records)
         broadcast = min(r.broadcast_bytes for r in records)
-        print(
-            f"   fetched {fetched / 1e6:.0f} MB, {broadcast / 1e6:.0f} by broadcast at least; an engine's private memory grew by {extra / 1e6:.0f} MB at most"
-        )
+        print(f"   fetched {fetched / 1e6:.0f} MB, of it by broadcast at least {broadcast / 1e6:.0f}")
+        print(f"   an engine's private memory grew by {extra / 1e6:.0f} MB at most")
         names = sorted({name for part in parts for name in part if name.startswith("sync/")})
         medians = {name[5:-2]: statistics.median(part[name] for part in parts if name in part) for name in names}
         print("   medians: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))

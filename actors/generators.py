@@ -188,6 +188,9 @@ class Generators(EngineMembers):
             return None
         if not self._is_current(member, actor):  # it was found out to be broken meanwhile
             return None
+        if record.broadcast_broken:
+            what = f"{member.name}: the broadcast of version {record.version} broke, and the object store stood in"
+            log.warning("%s: %s", what, record.broadcast_broken)
         member.version = weights.manifest.version
         await self._set_state(member, "serving")
         return record

@@ -300,6 +300,7 @@ class LearnerRank:
 
     def close(self) -> None:
         """Give up the engine's memory. The process group stays until the process ends."""
+        self._stop_sending()
         self._engine.destroy()
         self._engine = self._reference = self._teacher = None
 

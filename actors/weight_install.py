@@ -12,7 +12,6 @@ is for that; if it breaks, the other half is for the whole weight set from the o
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -36,8 +35,6 @@ from funicular.actors.weights import (
     WeightSyncError,
     canary_tolerance,
 )
-
-log = logging.getLogger(__name__)
 
 
 class WeightInstaller:
@@ -74,7 +71,7 @@ class WeightInstaller:
         self._stage = "manifest"
         self._state = WeightState.INITIAL
         self._fetched_bytes = 0
-        self._broadcast_bytes = 0
+        self._broadcast_bytes, self._broadcast_broken = 0, ""
         self._frozen_hashes: tuple[int, ...] = ()  # of the frozen buckets that the engine holds
         self.seconds: dict[str, float] = {}
         """Of the last install, by part."""
@@ -159,26 +156,30 @@ class WeightInstaller:
 
     async def _bring(self, published: PublishedWeights, first: int, clock: _Clock) -> None:
         """All buckets from the `first` on: by broadcast where there is one; else, or if it breaks, from the source."""
-        self._broadcast_bytes = 0
+        self._broadcast_bytes, self._broadcast_broken = 0, ""
         if published.sender is not None:
             try:
-                await self._bring_from(await self._broadcast(published, first), published, first, clock)
+                source = await self._broadcast(published, first, clock)
+                await self._bring_from(source, published, first, clock)
                 self._broadcast_bytes = sum(published.manifest.bucket_sizes[first:])
                 return
             except BroadcastBroken as error:
-                log.warning("%s: the broadcast broke, so all comes from the object store: %s", self._name, error)
+                self._broadcast_broken = str(error)
         await self._bring_from(self._buckets, published, first, clock)
 
-    async def _broadcast(self, published: PublishedWeights, first: int) -> BroadcastSource:
+    async def _broadcast(self, published: PublishedWeights, first: int, clock: _Clock) -> BroadcastSource:
         self._stage = "bucket"
-        return await begin_broadcast(
-            published,
-            first,
-            self._engine,
-            generator=self._name,
-            workers=self._config.tensor_parallel_size,
-            seconds=self._sync.deadline_s / 2,
-        )
+        try:
+            return await begin_broadcast(
+                published,
+                first,
+                self._engine,
+                generator=self._name,
+                workers=self._config.tensor_parallel_size,
+                seconds=self._sync.deadline_s / 2,
+            )
+        finally:
+            clock.skip()
 
     async def _bring_from(self, source: BucketSource, published: PublishedWeights, first: int, clock: _Clock) -> None:
         async with ArrivingBuckets(source, published, first) as arriving:
@@ -285,6 +286,7 @@ class WeightInstaller:
             total_bytes=manifest.total_bytes,
             fetched_bytes=self._fetched_bytes,
             broadcast_bytes=self._broadcast_bytes,
+            broadcast_broken=self._broadcast_broken,
             canary_error=canary_error,
             fingerprints_checked=elements,
             columns_checked=columns,
@@ -305,6 +307,10 @@ class _Clock:
         now = time.monotonic()
         self._add(part, now - self._last)
         self._last = now
+
+    def skip(self) -> None:
+        """What has passed since the last lap is no part: the engine was running."""
+        self._last = time.monotonic()
 
     def split(self, *, rest: str, **parts: float) -> None:
         """A lap of which some parts are known."""

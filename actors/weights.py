@@ -147,6 +147,8 @@ class SyncRecord:
     """What was brought here; less than the total where deltas sufficed."""
     broadcast_bytes: int
     """Of what was loaded, what came by broadcast; the rest came through the object store."""
+    broadcast_broken: str
+    """Why the broadcast broke, so that all came through the object store; empty: it did not, or there was none."""
     canary_error: float
     """Mean absolute difference of the canary's log-probabilities, nats."""
     fingerprints_checked: int

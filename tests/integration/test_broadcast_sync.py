@@ -127,6 +127,7 @@ async def test_two_workers_and_everything_that_breaks_on_the_way(local_ray: None
         record = await both.engine.install(weights)
         generator._installer._sync = SYNC
         assert (record.broadcast_bytes, record.columns_checked) == (0, 2 * 7 + 1), "by the object store, in time"
+        assert record.broadcast_broken.startswith("worker ")
         assert_all_is_bit_equal_and_was_broadcast(await both.install_next(), both)
 
         weights = await both.next_version()

@@ -20,6 +20,7 @@ def report(load: float, packing: float) -> PublishReport:
         total_bytes=2_000_000_000,
         fetched_bytes=500_000_000,
         broadcast_bytes=300_000_000,
+        broadcast_broken="",
         canary_error=0.0,
         fingerprints_checked=1,
         columns_checked=1,

@@ -8,6 +8,7 @@ docs/adr/0021 says why it is not vLLM's.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -51,10 +52,11 @@ class BroadcastGroup:
         options.rootRank = SENDER
         options.rootTensor = 0
         options.timeout = self._left()
-        # With a time NCCL's wait blocks this thread too, until the bytes are there: any stream may read them then.
-        if self._backend is None:
+        backend = self._backend
+        if backend is None:
             raise RuntimeError("the broadcast was given up")
-        self._backend.broadcast([data], options).wait(self._left())
+        # With a time NCCL's wait blocks this thread too, until the bytes are there: any stream may read them then.
+        backend.broadcast([data], options).wait(self._left())
 
     def finish(self) -> None:
         """Say that this member has everything; the sender waits until all have said so."""
@@ -65,10 +67,13 @@ class BroadcastGroup:
             self._store.set(_has_all(self._member), "")
 
     def abort(self) -> None:
-        """Leave, and end what is still under way. Gloo cannot end it; its connections close when it has ended."""
+        """Leave, and end what is still under way; in a thread, because NCCL may take its time over that too.
+
+        Gloo cannot end it; its connections close when it has ended.
+        """
         backend, self._backend = self._backend, None
         if backend is not None:
-            backend.abort()
+            threading.Thread(target=backend.abort, name="end of a broadcast", daemon=True).start()
 
     def _left(self) -> timedelta:
         return timedelta(seconds=max(0.001, self._deadline - time.monotonic()))

@@ -25,14 +25,16 @@ _ANCESTORS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """One bucket, where every process of this node and user can map it."""
+    """One bucket, and where the engine's workers find it."""
 
-    path: str
+    path: str | None
+    """A file that every process of this node and user can map. None: it is the next one that a broadcast brings to the
+    workers themselves."""
     offset: int
     """Bytes from the start of the file, any number."""
     nbytes: int
     fetched_bytes: int
-    """Brought here for it."""
+    """Brought to this generator for it."""
     lasts: bool
     """The file will hold other buckets later, so that its mapping is worth keeping."""
     holds: Any

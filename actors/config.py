@@ -281,10 +281,11 @@ class LearnerConfig:
 class WeightSyncConfig:
     """Section `weight_sync`."""
 
-    transport: Literal["auto", "object_store", "delta", "nccl", "cuda_ipc"] = "auto"
+    transport: Literal["auto", "object_store", "delta", "broadcast", "cuda_ipc"] = "auto"
     """How weights reach generators. object_store: whole, through Ray's object store, whose memory engine workers map;
     auto takes it everywhere. delta: the same, but a generator that has the version before fetches only what changed,
-    which pays where nodes are linked slowly. nccl and cuda_ipc are not built."""
+    which pays where nodes are linked slowly. broadcast: from the learner's first rank to the workers of each engine, by
+    NCCL between GPUs and gloo between CPUs, which pays between nodes with fast links. cuda_ipc is not built."""
     lora: Literal["merged", "adapter"] = "merged"
     """Of a learner with adapters (learner.lora_rank). merged: whole weights, adapters merged into them. adapter: the
     adapter alone, which engines keep beside weights that they were sent once; generating is slower."""

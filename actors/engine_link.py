@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from funicular.actors.bucket_source import Bucket
+from funicular.actors.errors import BroadcastBroken
 from funicular.actors.weight_check import Observation
 from funicular.actors.weights import Canary, TensorEntry
 
@@ -23,11 +24,12 @@ _PAUSE_MODES = {"in_flight": "keep", "finish_first": "wait", "start_again": "abo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What one engine worker did with a bucket. Its tensors were loaded only if the hash was right."""
+    """What one engine worker did with a bucket. Its tensors were loaded only if nothing was wrong."""
 
-    seen_hash: int
-    """xxh3_64 of the bytes as this worker sees them."""
+    wrong: str
+    """What the worker sees instead of what was published; empty: nothing is wrong."""
     hash_seconds: float
+    """Of a bucket that is broadcast, until it was there."""
     load_seconds: float
     """Without packing."""
     packing_seconds: float
@@ -52,6 +54,14 @@ class EngineLink:
         """Have every worker begin to hash the bucket that is loaded first. Every install says which, before `begin`."""
         await self._engine.collective_rpc("funicular_expect", args=(_place(bucket),))
 
+    async def receive(self, address: tuple[str, int], sizes: Sequence[int], seconds: float) -> None:
+        """Have every worker get ready to receive buckets of these sizes, from the first load on a few ahead of it.
+
+        Args:
+            seconds: within which all must have come.
+        """
+        await self._engine.collective_rpc("funicular_receive", args=(*address, list(sizes), seconds))
+
     async def begin(self) -> None:
         """Get ready to receive a whole weight set, whatever an earlier one left behind."""
         await self._engine.collective_rpc("funicular_begin_update")
@@ -63,14 +73,23 @@ class EngineLink:
 
         Args:
             upcoming: the one that comes next, if it is there: they hash it meanwhile.
+
+        Raises:
+            BroadcastBroken: it was to come to the workers themselves, and did not come to all.
         """
-        rows = [(entry.name, list(entry.shape), entry.dtype, entry.offset, entry.nbytes) for entry in tensors]
+        rows = [
+            (entry.name, list(entry.shape), entry.dtype, entry.offset, entry.nbytes, entry.fingerprint)
+            for entry in tensors
+        ]
         following = None if upcoming is None else _place(upcoming)
         args = (bucket.path, bucket.offset, bucket.nbytes, bucket.lasts, published_hash, rows, following)
         answers = await self._engine.collective_rpc("funicular_load_bucket", args=args)
+        for rank, (missing, *_) in enumerate(answers):
+            if missing:
+                raise BroadcastBroken(f"worker {rank}: {missing}")
         return [
-            Loaded(seen_hash=seen, hash_seconds=hashing, load_seconds=loading, packing_seconds=packing)
-            for seen, hashing, loading, packing in answers
+            Loaded(wrong=wrong, hash_seconds=hashing, load_seconds=loading, packing_seconds=packing)
+            for _, wrong, hashing, loading, packing in answers
         ]
 
     async def received(self) -> list[list[str]]:
@@ -118,8 +137,8 @@ class EngineLink:
 
 
 def _place(bucket: Bucket) -> tuple[str, int, int] | None:
-    """Path, offset and bytes; None: it is gone before it could be hashed ahead."""
-    return (bucket.path, bucket.offset, bucket.nbytes) if bucket.lasts else None
+    """Path, offset and bytes; None: it cannot be hashed ahead, because it is gone by then or is broadcast."""
+    return None if bucket.path is None or not bucket.lasts else (bucket.path, bucket.offset, bucket.nbytes)
 
 
 def _observation(row: Any) -> Observation:

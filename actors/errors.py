@@ -46,3 +46,7 @@ class LearnerLost(RuntimeError):
 
 class RunStopped(RuntimeError):
     """The run cannot go on, for a reason that a person must act on."""
+
+
+class BroadcastBroken(RuntimeError):
+    """A broadcast of weights did not bring what was asked for; the object store has it still."""

@@ -98,7 +98,7 @@ class Generators(EngineMembers):
         One that dies is rebuilt in the background and joins with the newest weights; so is one that refuses the
         version on the last attempt. Before that it stays paused, and `behind` says that it waits.
         """
-        self._newest = weights
+        self._newest = weights.in_store_only()  # who joins later must not disturb a step
         self._served = True  # whatever fails from now on is no fault of the recipe
         version = weights.manifest.version
         lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]
@@ -188,6 +188,9 @@ class Generators(EngineMembers):
             return None
         if not self._is_current(member, actor):  # it was found out to be broken meanwhile
             return None
+        if record.broadcast_broken:
+            what = f"{member.name}: the broadcast of version {record.version} broke, and the object store stood in"
+            log.warning("%s: %s", what, record.broadcast_broken)
         member.version = weights.manifest.version
         await self._set_state(member, "serving")
         return record

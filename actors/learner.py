@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from funicular.actors.reference import Reference, make_reference
 from funicular.actors.sequence import SequenceGroup, join_sequence_group
 from funicular.actors.step_plan import RankPlan
 from funicular.actors.types import KlScore, StepResult
+from funicular.actors.weight_sender import WeightSender
 from funicular.actors.weights import Canary, Manifest, PublishedWeights
 from funicular.cluster.rendezvous import free_address
 
@@ -97,6 +98,7 @@ class LearnerRank:
         self._packed = False
         self._shares_prompts = False
         self._sequence_group: SequenceGroup | None = None
+        self._sender: WeightSender | None = None
 
     def rendezvous(self) -> tuple[str, int]:
         """Where the ranks can meet: an address on this actor's node. Asked of rank 0."""
@@ -163,6 +165,7 @@ class LearnerRank:
         Args:
             payload_refs: group id to references to its GroupPayload and, where teachers score, its TeacherPayload.
         """
+        self._stop_sending()
         fetched, lost = fetch_payloads(payload_refs)
         self._step = LearnerStep(
             self._engine,
@@ -220,6 +223,7 @@ class LearnerRank:
             base: what was published before. A bucket is followed by its delta to that, where it is shorter; of an
                 adapter's base weights nothing is packed again.
         """
+        self._stop_sending()
         adapter = lora == "adapter"
         split = weight_packing.split_adapter if adapter else weight_packing.merged
         frozen, changing = split(self._causal_lm)
@@ -235,6 +239,17 @@ class LearnerRank:
             packs=self._rank == 0,
             earlier=lambda index: None if adapter else fetch_bucket(base, index),
         )
+
+    def send_weights(self, generator: str, workers: int, buckets: Sequence[Any], seconds: float) -> tuple[str, int]:
+        """Begin to broadcast buckets to a generator's engine (`WeightSender.begin`). Asked of rank 0, by generators."""
+        if self._sender is None:
+            self._sender = WeightSender(self._device)
+        return self._sender.begin(generator, workers, buckets, seconds)
+
+    def _stop_sending(self) -> None:
+        """Nothing is sent during a step, nor when these weights are packed anew."""
+        if self._sender is not None:
+            self._sender.stop()
 
     def save(self, folder: str) -> None:
         """Write parameters, optimizer, schedule, reference policy and random state into a folder that ranks share."""
@@ -285,6 +300,7 @@ class LearnerRank:
 
     def close(self) -> None:
         """Give up the engine's memory. The process group stays until the process ends."""
+        self._stop_sending()
         self._engine.destroy()
         self._engine = self._reference = self._teacher = None
 

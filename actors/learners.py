@@ -169,7 +169,8 @@ class LearnerGroup:
         if not isinstance(manifest, Manifest):
             raise LearnerLost(f"{what}: rank 0 ended after {len(refs)} objects without a manifest")
         kept = base.buckets[: manifest.frozen_buckets] if base and manifest.frozen_version != version else ()
-        return assemble(manifest, refs[:-1], kept)
+        sender = self._actors[0] if self._sync.transport == "broadcast" else None
+        return assemble(manifest, refs[:-1], kept, sender)
 
     async def save(self, folder: str) -> None:
         """Write a snapshot that `load` continues from."""

@@ -37,9 +37,12 @@ from vllm.platforms import current_platform
 from funicular.actors import vllm_cpu_kernels
 from funicular.actors.adapter_slot import AdapterSlot
 from funicular.actors.engine_tensors import embedding_weights, expected_tensors, observe
+from funicular.actors.errors import BroadcastBroken
+from funicular.actors.fingerprint import fingerprint
 from funicular.actors.mappings import Mappings
 from funicular.actors.placed_models import ROW_BY_ROW
 from funicular.actors.weight_placement import Placement, can_place
+from funicular.actors.weight_receiver import WeightReceiver
 
 BACKEND = "funicular_shm"
 
@@ -64,11 +67,12 @@ class ShmUpdateInfo(WeightTransferUpdateInfo):
     """Which tensors stand in the bucket that was opened last."""
 
     tensors: list[Any]
-    """(name, shape, dtype, offset in bytes, bytes) each."""
+    """(name, shape, dtype, offset in bytes, bytes, fingerprint) each."""
 
 
 class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
-    """Loads buckets that stand in files of shared memory: into place where `Placement` knows the model, else by vLLM.
+    """Loads buckets that stand in files of shared memory, or that are broadcast to this worker: into place where
+    `Placement` knows the model, else by vLLM.
 
     vLLM's loader keeps views of a bucket until a layer is complete; they keep the mapping alive. So the file may be
     unlinked as soon as `receive_weights` has returned, and may be written again only when the update has finished.
@@ -85,6 +89,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self._mappings = Mappings()
         self._hashing = ThreadPoolExecutor(1, "bucket hash")
         self._hashed_ahead: tuple[tuple[str, int, int], Future[int]] | None = None
+        self._receiver: WeightReceiver | None = None
         self.received: list[str] = []
         self.adapter: AdapterSlot | None = None
 
@@ -103,8 +108,43 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             initialize_layerwise_reload(self.model)
             _forget_half_received_layers(self.model)
 
+    def receive(self, address: tuple[str, int], member: int, members: int, sizes: list[int], seconds: float) -> None:
+        """Get ready to receive the buckets that `take_bucket` asks for."""
+        self._stop_receiving()
+        self._receiver = WeightReceiver(address, member, members, sizes, self.device, seconds)
+
+    def take_bucket(self) -> int | None:
+        """Wait for the bucket that is broadcast next; its hash, if it is in the host's memory.
+
+        Raises:
+            BroadcastBroken: it does not come.
+        """
+        if self._receiver is None:
+            raise BroadcastBroken("nothing is received")
+        received = self._receiver.take()
+        self._bucket = received.data
+        return received.hash
+
+    def _stop_receiving(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.stop()
+
+    def difference(self, seen: int | None, published_hash: int, tensors: Sequence[Any]) -> str:
+        """What is wrong with the bucket that was opened last, `seen` being its hash; empty: nothing."""
+        if seen is not None:
+            return "" if seen == published_hash else f"sees bytes that hash to {seen}, published {published_hash}"
+        bucket = self._bucket
+        if bucket is None:
+            raise RuntimeError("a comparison before a bucket was opened")
+        for (name, tensor), (*_, published) in zip(_views(bucket, tensors), tensors, strict=True):
+            if (found := fingerprint(tensor)) != published:
+                return f"sees {name} with the fingerprint {found}, published {published}"
+        return ""
+
     def open_bucket(self, path: str, offset: int, nbytes: int, lasts: bool) -> int:
         """Map a bucket and return the xxh3_64 of its bytes as this worker sees them."""
+        self._stop_receiving()  # that broadcast broke, or was another install's
         self._bucket = self._map(path, offset, nbytes, lasts)
         ahead, self._hashed_ahead = self._hashed_ahead, None
         if ahead is not None and ahead[0] == (path, offset, nbytes):
@@ -136,9 +176,9 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         if bucket is None:
             raise RuntimeError("receive_weights before open_bucket")
         if self._placement is None:
-            self.model.load_weights((name, view.to(self.device)) for name, view in _views(bucket, update_info))
+            self.model.load_weights((name, view.to(self.device)) for name, view in _views(bucket, update_info.tensors))
         else:
-            tensors = dict(_views(bucket, update_info))
+            tensors = dict(_views(bucket, update_info.tensors))
             self._placement.put(tensors if self.adapter is None else self.adapter.take(tensors))
         self.received.extend(name for name, *_ in update_info.tensors)
 
@@ -148,6 +188,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         return self._placement.packing_seconds if self._placement else 0.0
 
     def finish_weight_update(self) -> None:
+        self._stop_receiving()
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         if self._placement is not None:
@@ -157,6 +198,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             _repack_tied_head(self.model)
 
     def shutdown(self) -> None:
+        self._stop_receiving()
         self._bucket = self._hashed_ahead = None
         self._hashing.shutdown()
 
@@ -167,8 +209,8 @@ def _hash(bucket: torch.Tensor) -> int:
     return xxhash.xxh3_64_intdigest(bucket.numpy().data)  # without the interpreter's lock
 
 
-def _views(bucket: torch.Tensor, update_info: ShmUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, shape, dtype, offset, nbytes in update_info.tensors:
+def _views(bucket: torch.Tensor, tensors: Sequence[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, shape, dtype, offset, nbytes, _ in tensors:
         yield name, bucket[offset : offset + nbytes].view(getattr(torch, dtype)).view(shape)
 
 
@@ -201,6 +243,7 @@ class WorkerExtension:
     model_runner: Any
     weight_transfer_engine: Any
     vllm_config: Any
+    rank: int
     _weight_update_active: bool
     start_weight_update: Callable[[], None]
     update_weights: Callable[[dict[str, Any]], None]
@@ -244,6 +287,11 @@ class WorkerExtension:
         """Begin to hash the bucket that an update will load first, if its place (path, offset, bytes) lasts."""
         self.weight_transfer_engine.hash_ahead(place)
 
+    def funicular_receive(self, host: str, port: int, sizes: list[int], seconds: float) -> None:
+        """Get ready to receive buckets of these sizes, which `funicular_load_bucket` then loads."""
+        members = 1 + self.vllm_config.parallel_config.world_size
+        self.weight_transfer_engine.receive((host, port), 1 + self.rank, members, sizes, seconds)
+
     def funicular_begin_update(self) -> None:
         """Repair 3: forget an update that was started and never finished; then start one."""
         if self._weight_update_active:
@@ -253,28 +301,40 @@ class WorkerExtension:
 
     def funicular_load_bucket(
         self,
-        path: str,
+        path: str | None,
         offset: int,
         nbytes: int,
         lasts: bool,
         published_hash: int,
         tensors: list[Any],
         upcoming: Sequence[Any] | None,
-    ) -> tuple[int, float, float, float]:
-        """Hash a bucket and, if it is as published, load its tensors: (hash seen, and three durations).
+    ) -> tuple[str, str, float, float, float]:
+        """Compare a bucket with what was published and, if nothing is wrong with it, load its tensors.
 
-        `upcoming`: path, offset and bytes of the next one, if its place is known and lasts.
+        It answers, and does not raise, when a bucket did not come: after an error of one worker vLLM takes the answers
+        of the others for those of the next call (0.32.0).
+
+        Args:
+            path: None: the bucket is the next one that is broadcast.
+            upcoming: path, offset and bytes of the next one, if its place is known and lasts.
+
+        Returns:
+            Why it did not come; what is wrong with it; and three durations.
         """
         engine = self.weight_transfer_engine
         began = time.perf_counter()
-        seen = engine.open_bucket(path, offset, nbytes, lasts)
+        try:
+            seen = engine.take_bucket() if path is None else engine.open_bucket(path, offset, nbytes, lasts)
+        except BroadcastBroken as error:
+            return str(error), "", 0.0, 0.0, 0.0
+        wrong = engine.difference(seen, published_hash, tensors)
         hashed = time.perf_counter()
         packing = engine.packing_seconds
         engine.hash_ahead(upcoming)
-        if seen == published_hash:
+        if not wrong:
             self.update_weights({"tensors": tensors})
         packing = engine.packing_seconds - packing
-        return seen, hashed - began, time.perf_counter() - hashed - packing, packing
+        return "", wrong, hashed - began, time.perf_counter() - hashed - packing, packing
 
     def funicular_finish_update(self) -> float:
         """Bring up to date what depends on several tensors; the seconds of it that went into packing."""

@@ -5,7 +5,8 @@
 Refused at the first step, nothing was touched and the old version goes on. Refused before the resume, the engine
 stays paused with its requests. Refused by the canary, requests are aborted and the engine is paused again. A full
 resend heals each of these. The first buckets come, and the very first is hashed, while the engine goes to its pause.
-`install_states.py` says what the weights may be taken for meanwhile.
+`install_states.py` says what the weights may be taken for meanwhile. Where the learner broadcasts, half of the deadline
+is for that; if it breaks, the other half is for the whole weight set from the object store.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Callable
 import numpy as np
 
 from funicular.actors.arriving_buckets import ArrivingBuckets
+from funicular.actors.broadcast_source import BroadcastSource, begin_broadcast
 from funicular.actors.bucket_source import Bucket, BucketSource
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.engine_link import EngineLink
+from funicular.actors.errors import BroadcastBroken
 from funicular.actors.install_states import Event, WeightState, after
 from funicular.actors.version_gate import VersionGate
 from funicular.actors.weight_check import ExpectedTensor, check_in_use, check_manifest, check_received
@@ -38,7 +41,7 @@ class WeightInstaller:
     """Installs published weights in one engine.
 
     Args:
-        buckets: where buckets come from.
+        buckets: where buckets come from, if they are not broadcast.
         expected: what the engine needs, from `funicular_expected_tensors`.
         gate: where the outcome of every attempt is written.
         abort_running: called when running requests are about to be aborted, with the reason.
@@ -68,6 +71,7 @@ class WeightInstaller:
         self._stage = "manifest"
         self._state = WeightState.INITIAL
         self._fetched_bytes = 0
+        self._broadcast_bytes, self._broadcast_broken = 0, ""
         self._frozen_hashes: tuple[int, ...] = ()  # of the frozen buckets that the engine holds
         self.seconds: dict[str, float] = {}
         """Of the last install, by part."""
@@ -117,9 +121,7 @@ class WeightInstaller:
         self._happened("begin")
         held = manifest.frozen_buckets if manifest.frozen_hashes == self._frozen_hashes else 0
         try:
-            async with ArrivingBuckets(self._buckets, published, held) as arriving:
-                await self._pause(arriving, clock)
-                await self._load(manifest, held, arriving, clock)
+            await self._bring(published, held, clock)
             self._happened("loaded")
             self._stage = "verify"
             self._gate.open(label, manifest.version)
@@ -151,6 +153,38 @@ class WeightInstaller:
         if len(published.buckets) != len(manifest.bucket_sizes):
             raise WeightSyncError("manifest", f"{len(published.buckets)} buckets of {len(manifest.bucket_sizes)}")
         check_manifest(manifest, self._expected)
+
+    async def _bring(self, published: PublishedWeights, first: int, clock: _Clock) -> None:
+        """All buckets from the `first` on: by broadcast where there is one; else, or if it breaks, from the source."""
+        self._broadcast_bytes, self._broadcast_broken = 0, ""
+        if published.sender is not None:
+            try:
+                source = await self._broadcast(published, first, clock)
+                await self._bring_from(source, published, first, clock)
+                self._broadcast_bytes = sum(published.manifest.bucket_sizes[first:])
+                return
+            except BroadcastBroken as error:
+                self._broadcast_broken = str(error)
+        await self._bring_from(self._buckets, published, first, clock)
+
+    async def _broadcast(self, published: PublishedWeights, first: int, clock: _Clock) -> BroadcastSource:
+        self._stage = "bucket"
+        try:
+            return await begin_broadcast(
+                published,
+                first,
+                self._engine,
+                generator=self._name,
+                workers=self._config.tensor_parallel_size,
+                seconds=self._sync.deadline_s / 2,
+            )
+        finally:
+            clock.skip()
+
+    async def _bring_from(self, source: BucketSource, published: PublishedWeights, first: int, clock: _Clock) -> None:
+        async with ArrivingBuckets(source, published, first) as arriving:
+            await self._pause(arriving, clock)
+            await self._load(published.manifest, first, arriving, clock)
 
     async def _pause(self, arriving: ArrivingBuckets, clock: _Clock) -> None:
         """Pause the engine; its workers hash the first bucket meanwhile, which touches nothing."""
@@ -202,11 +236,8 @@ class WeightInstaller:
         loaded = await self._engine.load(bucket, published, tensors, upcoming)
         self._stage = "bucket"
         for rank, worker in enumerate(loaded):
-            if worker.seen_hash != published:
-                raise WeightSyncError(
-                    "bucket",
-                    f"bucket {index}: worker {rank} sees bytes that hash to {worker.seen_hash}, published {published}",
-                )
+            if worker.wrong:
+                raise WeightSyncError("bucket", f"bucket {index}: worker {rank} {worker.wrong}")
         clock.split(
             hash=max(worker.hash_seconds for worker in loaded),
             load=max(worker.load_seconds for worker in loaded),
@@ -254,6 +285,8 @@ class WeightInstaller:
             verify_seconds=parts["fingerprints"] + parts["canary"],
             total_bytes=manifest.total_bytes,
             fetched_bytes=self._fetched_bytes,
+            broadcast_bytes=self._broadcast_bytes,
+            broadcast_broken=self._broadcast_broken,
             canary_error=canary_error,
             fingerprints_checked=elements,
             columns_checked=columns,
@@ -274,6 +307,10 @@ class _Clock:
         now = time.monotonic()
         self._add(part, now - self._last)
         self._last = now
+
+    def skip(self) -> None:
+        """What has passed since the last lap is no part: the engine was running."""
+        self._last = time.monotonic()
 
     def split(self, *, rest: str, **parts: float) -> None:
         """A lap of which some parts are known."""

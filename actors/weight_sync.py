@@ -56,6 +56,7 @@ class PublishReport:
         out = {"sync/pack_s": self.pack_seconds, "sync/bytes": float(self.total_bytes)}
         if self.records:
             out["sync/fetched_bytes"] = float(max(r.fetched_bytes for r in self.records))
+            out["sync/broadcast_bytes"] = float(min(r.broadcast_bytes for r in self.records))
             out["sync/paused_s"] = max(r.paused_seconds for r in self.records)
             out["sync/load_s"] = max(r.load_seconds for r in self.records)
             out["sync/packing_s"] = max(r.packing_seconds for r in self.records)
@@ -116,6 +117,8 @@ class WeightSync:
                 base = None
             weights = await self._learners.pack(version, base)  # anew each time: the fault may lie in the bytes
             self._packed = weights
+            if attempt:  # by another way than the one that may have damaged it
+                weights = weights.in_store_only()
             sent.pack_seconds += time.monotonic() - began
             sent.total_bytes = weights.manifest.total_bytes
             last = attempt == self._attempts - 1

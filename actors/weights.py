@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ALIGNMENT = 64
@@ -96,6 +96,13 @@ class PublishedWeights:
     """ray.ObjectRef of one (nbytes,) uint8 array each."""
     deltas: tuple[Any, ...] = ()
     """ray.ObjectRef of a (nbytes,) uint8 array (`bucket_delta.py`) for each bucket that has one, None for others."""
+    sender: Any = None
+    """The Ray actor that broadcasts the buckets to whoever asks while the learner is idle; None: nobody does. They are
+    in the object store in any case."""
+
+    def in_store_only(self) -> PublishedWeights:
+        """The same, for installs that nobody sends to: later ones, and those that follow a refusal."""
+        return replace(self, sender=None)
 
     def delta(self, index: int) -> tuple[int, Any] | None:
         """Hash of the bucket that it starts from, and the reference; None: there is none."""
@@ -103,11 +110,14 @@ class PublishedWeights:
         return None if base is None else (base, self.deltas[index])
 
 
-def assemble(manifest: Manifest, refs: Sequence[Any], frozen: Sequence[Any] = ()) -> PublishedWeights:
+def assemble(
+    manifest: Manifest, refs: Sequence[Any], frozen: Sequence[Any] = (), sender: Any = None
+) -> PublishedWeights:
     """Weights from references in the order of packing: each bucket, followed by its delta where it has one.
 
     Args:
         frozen: of the buckets that were packed with an earlier version.
+        sender: as in `PublishedWeights`.
     """
     upcoming = iter([*frozen, *refs])
     buckets, deltas = [], []
@@ -115,7 +125,7 @@ def assemble(manifest: Manifest, refs: Sequence[Any], frozen: Sequence[Any] = ()
         buckets.append(next(upcoming))
         has_delta = bool(manifest.delta_bases) and manifest.delta_bases[index] is not None
         deltas.append(next(upcoming) if has_delta else None)
-    return PublishedWeights(manifest=manifest, buckets=tuple(buckets), deltas=tuple(deltas))
+    return PublishedWeights(manifest=manifest, buckets=tuple(buckets), deltas=tuple(deltas), sender=sender)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +145,10 @@ class SyncRecord:
     total_bytes: int
     fetched_bytes: int
     """What was brought here; less than the total where deltas sufficed."""
+    broadcast_bytes: int
+    """Of what was loaded, what came by broadcast; the rest came through the object store."""
+    broadcast_broken: str
+    """Why the broadcast broke, so that all came through the object store; empty: it did not, or there was none."""
     canary_error: float
     """Mean absolute difference of the canary's log-probabilities, nats."""
     fingerprints_checked: int

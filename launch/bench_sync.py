@@ -77,7 +77,7 @@ def table(loaded: LoadedRecipe, reports: Sequence[PublishReport], limit: float) 
         return [m[name] for m in metrics]
 
     nbytes = reports[0].total_bytes
-    fetched = statistics.median(of("sync/fetched_bytes"))
+    fetched, broadcast = (statistics.median(of(f"sync/{name}_bytes")) for name in ("fetched", "broadcast"))
     count, workers = config.generator.count, config.generator.tensor_parallel_size
     in_place = [load - packing for load, packing in zip(of("sync/load_s"), of("sync/packing_s"), strict=True)]
     rows = [
@@ -94,7 +94,8 @@ def table(loaded: LoadedRecipe, reports: Sequence[PublishReport], limit: float) 
         f"weights   {config.model.path}, {config.generator.dtype}, {nbytes / 1e6:.0f} MB",
         f"sent to   generators: {count}, engine workers of each: {workers}",
         f"from      learner ranks: {config.learner.ranks}, ZeRO stage {config.learner.zero_stage}",
-        f"by        {config.weight_sync.transport}; fetched by each generator {fetched / 1e6:.0f} MB a version",
+        f"by        {config.weight_sync.transport}; fetched by each generator {fetched / 1e6:.0f} MB a version, "
+        f"{broadcast / 1e6:.0f} of it by broadcast",
         f"memcpy    {limit:.1f} GB/s in one thread on the driver's node, measured after the last version",
         "",
         f"{'median of ' + str(len(reports)) + ' versions':<40}{'seconds':>9}{'fastest':>9}{'GB/s':>8}{'of memcpy':>11}",

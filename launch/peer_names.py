@@ -209,6 +209,8 @@ PEER_NAMES = {
     "param_offload": "learner.offload_parameters",
     "offload_param": "learner.offload_parameters",
     "offload_param_device": "learner.offload_parameters",
+    "vllm_sync_backend": "weight_sync.transport",
+    "weight_broadcast.type": "weight_sync.transport",
     "num_learners": "learner.ranks",
     "num_gpus_per_node": "learner.ranks",
     "n_gpus_per_node": "learner.ranks",
@@ -349,3 +351,6 @@ PEER_NAMES = {
     "ray_address": "cluster.address",
     "object_store_memory": "cluster.object_store_gib",
 }
+
+PEER_VALUES = {("weight_sync.transport", "nccl"): "broadcast"}
+"""What others call a value of a key of ours."""

@@ -15,9 +15,9 @@ from funicular.launch.problems import Problem
 def sync_problems(config: Config) -> Iterator[Problem]:
     """What makes publishing impossible."""
     generator = config.generator
-    if config.weight_sync.transport in ("nccl", "cuda_ipc"):
+    if config.weight_sync.transport == "cuda_ipc":
         expected = (
-            "expected auto, object_store or delta: nobody has been able to try this one on GPUs, so it is not built"
+            "expected auto, object_store, delta or broadcast: this one needs GPUs to be tried on, and is not built"
         )
         yield problem_at(
             config, "weight_sync.transport", expected, "object_store works on GPUs too, by way of the host"
@@ -52,5 +52,5 @@ def _adapter(config: Config) -> Iterator[Problem]:
         expected = f"{', '.join(others)} takes no adapter by itself; {', '.join(sorted(ROW_BY_ROW))} do"
         yield problem_at(config, key, expected, merged, "model.path")
     if config.weight_sync.transport == "delta":
-        expected = "every value of an adapter changes at every step: expected auto or object_store"
+        expected = "every value of an adapter changes at every step: expected auto, object_store or broadcast"
         yield problem_at(config, "weight_sync.transport", expected, "Set weight_sync.transport=auto", key)

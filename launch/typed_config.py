@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from funicular.launch.config import Config
 from funicular.launch.key_names import nearest_key, not_a_section, unknown_key
+from funicular.launch.peer_names import PEER_VALUES
 from funicular.launch.problems import Problem
 from funicular.launch.recipe_files import Entry, packaged_recipes
 from funicular.launch.schema_docs import Key, keys, sections
@@ -44,8 +45,9 @@ class TypedConfig:
             return
         shown = show_value(entry.value)
         if key.choices:
-            near = get_close_matches(shown.lower(), key.choices, n=1)
-            hint = f"Did you mean {near[0]}?" if near else ""
+            word = shown.lower()
+            near = PEER_VALUES.get((key.name, word)) or next(iter(get_close_matches(word, key.choices, n=1)), None)
+            hint = f"Did you mean {near}?" if near else ""
             expected = f"expected one of {key.type_text}"
         else:
             hint = f"Its default is {show_value(key.default)}"

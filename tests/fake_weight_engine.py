@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from ray.exceptions import RayActorError
 from funicular.actors.bucket_source import Bucket
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.engine_link import Loaded
-from funicular.actors.errors import GroupFailed, LearnerLost
+from funicular.actors.errors import BroadcastBroken, GroupFailed, LearnerLost
 from funicular.actors.types import GenerationRequest
 from funicular.actors.version_gate import VersionGate
 from funicular.actors.weight_check import ExpectedTensor, Observation
@@ -32,11 +33,14 @@ from funicular.actors.weights import (
     WeightSyncError,
 )
 from tests.explore import Choices
+from tests.fakes import FakeMethod
 
 TENSORS = ("a.weight", "b.weight")
 """One bucket each."""
 DEADLINE_S = 10.0
 CALL_S = 0.01
+START_S = 1.0
+"""Longer than an install that nothing delays: a rebuilt generator joins after the publish."""
 LATE_S = 2 * DEADLINE_S + 100.0
 """Later than anybody waits."""
 
@@ -164,6 +168,8 @@ class FakeEngineLink:
         self._label = "unverified"
         self._ahead: tuple[int, int] | None = None
         """Place and hash of the bucket that was hashed ahead."""
+        self._arriving: deque[int] = deque()
+        """Contents of the buckets of a broadcast that were not loaded yet."""
         self._holds = dict(zip(TENSORS, whole(0, frozen=False), strict=True))
         self._claims: list[str] = []
         self._misused = False
@@ -191,6 +197,13 @@ class FakeEngineLink:
     async def expect(self, bucket: FakeBucket) -> None:
         await self._call("expect", lambda: self._hash_ahead(bucket))
 
+    async def receive(self, address: tuple[int, ...], sizes: Sequence[int], seconds: float) -> None:
+        def effect() -> None:
+            self._arriving = deque(address)
+
+        assert len(address) == len(sizes)
+        await self._call("receive", effect)
+
     async def begin(self) -> None:
         def effect() -> None:
             self._claims = []
@@ -208,23 +221,41 @@ class FakeEngineLink:
         index = tensors[0].bucket
         name = TENSORS[index]
         silent = self._faults(f"load {index}", "loads nothing and does not say so") != "ok"
+        is_broadcast = bucket.path is None
+        fate = self._faults(f"broadcast {index}", "breaks", "does not come", "is damaged") if is_broadcast else "ok"
         hashes: list[int] = []
 
         def effect() -> None:
-            hashes.append(self._hash(bucket))
+            if is_broadcast:
+                content = self._arriving.popleft() if fate == "ok" else 0
+                seen = content
+            else:
+                content = self._memory[bucket.offset]
+                seen = self._hash(bucket)
+            hashes.append(seen)
             self._hash_ahead(upcoming)
             if hashes == [published_hash]:
                 self._claims.append(name)
                 if not silent:
-                    self._holds[name] = self._memory[bucket.offset]
+                    self._holds[name] = content
 
+        if fate in ("breaks", "does not come"):
+            await self._nothing_comes(DEADLINE_S / 2 if fate == "does not come" else CALL_S)
         await self._call(f"load {index}", effect)
         (seen,) = hashes
-        self.stale_hashes += seen != self._memory[bucket.offset]  # the caller still holds the bucket
-        return [Loaded(seen_hash=seen, hash_seconds=0, load_seconds=0, packing_seconds=0)]
+        if not is_broadcast:
+            self.stale_hashes += seen != self._memory[bucket.offset]  # the caller still holds the bucket
+        wrong = "" if seen == published_hash else f"sees {seen}"
+        return [Loaded(wrong=wrong, hash_seconds=0, load_seconds=0, packing_seconds=0)]
+
+    async def _nothing_comes(self, seconds: float) -> None:
+        """The engine answers nothing else meanwhile."""
+        self._last = asyncio.ensure_future(self._serve(self._last, "ok", lambda: None, seconds))
+        await asyncio.shield(self._last)
+        raise BroadcastBroken("nothing came")
 
     def _hash_ahead(self, bucket: FakeBucket | None) -> None:
-        self._ahead = None if bucket is None else (bucket.offset, self._memory[bucket.offset])
+        self._ahead = None if bucket is None or bucket.path is None else (bucket.offset, self._memory[bucket.offset])
 
     def _hash(self, bucket: FakeBucket) -> int:
         ahead, self._ahead = self._ahead, None
@@ -291,12 +322,14 @@ class FakeEngineLink:
         if fate in ("raises", "is done and raises"):
             raise RuntimeError(f"{what}: the worker raised")
 
-    async def _serve(self, before: asyncio.Future[Any] | None, fate: str, effect: Callable[[], None]) -> None:
+    async def _serve(
+        self, before: asyncio.Future[Any] | None, fate: str, effect: Callable[[], None], seconds: float = CALL_S
+    ) -> None:
         if before is not None:
             await asyncio.wait({before})
         if fate == "hangs":
             await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(LATE_S if fate == "is late" else CALL_S)
+        await asyncio.sleep(LATE_S if fate == "is late" else seconds)
         if fate != "raises":
             effect()
 
@@ -365,7 +398,7 @@ class FakeGeneratorActor:
         return task.result()
 
     async def _start(self) -> None:
-        await asyncio.sleep(CALL_S)
+        await asyncio.sleep(START_S)
 
     async def _install(self, weights: PublishedWeights, attempt: int) -> SyncRecord:
         fate = self.world.faults("install message", "comes twice", "comes late", "its answer is lost")
@@ -411,12 +444,42 @@ class FakeGeneratorActor:
         return [await self.link.token() for _ in range(3)]
 
 
-class FakeWorld:
-    """Makes and kills generator actors, packs weights, and sees every token that leaves."""
+class FakeSender:
+    """The learner's first rank, which sends a version's buckets to whoever asks; the address is their contents."""
 
-    def __init__(self, choices: Choices, *, frozen: bool) -> None:
+    def __init__(self, world: FakeWorld, version: int) -> None:
+        self._world = world
+        self._contents = dict(zip(TENSORS, whole(version, world.frozen), strict=True))
+        self.send_weights = FakeMethod(self._send)
+
+    async def _send(self, generator: str, workers: int, buckets: Sequence[str], seconds: float) -> tuple[int, ...]:
+        self._world.disturbed += not self._world.learner_is_idle
+        self._world.broadcasts += 1
+        fate = self._world.faults("send", "the learner is dead", "it hangs")
+        if fate == "it hangs":
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(CALL_S)
+        if fate == "the learner is dead":
+            raise RayActorError
+        return tuple(self._contents[bucket] for bucket in buckets)
+
+
+class FakeWorld:
+    """Makes and kills generator actors, packs weights, and sees every token that leaves.
+
+    Args:
+        frozen: a part of the weights never changes.
+        broadcast: the learner broadcasts.
+    """
+
+    def __init__(self, choices: Choices, *, frozen: bool, broadcast: bool) -> None:
         self.faults = FakeFaults(choices)
         self.frozen = frozen
+        self.broadcast = broadcast
+        self.learner_is_idle = False
+        self.broadcasts = 0
+        self.disturbed = 0
+        """How often a learner was asked to send that may be in a step."""
         self.actors: list[FakeGeneratorActor] = []
         self.left: list[tuple[int, tuple[int, ...]]] = []
         """Version that a token was said to be of, and what it was really sampled with."""
@@ -431,7 +494,7 @@ class FakeWorld:
     async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
         fate = self.faults("pack", "the learner is lost", "a hash is wrong", "a tensor is missing")
         await asyncio.sleep(CALL_S)
-        weights = published(version, self.frozen)
+        weights = replace(published(version, self.frozen), sender=FakeSender(self, version) if self.broadcast else None)
         manifest = weights.manifest
         if fate == "the learner is lost":
             raise LearnerLost("rank 0")

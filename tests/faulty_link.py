@@ -21,8 +21,9 @@ from funicular.actors.errors import GroupFailed, LearnerLost
 from funicular.actors.generators import Generators
 from funicular.actors.types import GenerationRecord, GenerationRequest
 from funicular.actors.weight_sync import PublishReport, WeightSync
-from funicular.actors.weights import PublishedWeights
+from funicular.actors.weights import PublishedWeights, SyncRecord
 from funicular.rewards.types import Task
+from tests.fake_weight_sender import Fate, faulty
 from tests.held_install import HeldInstall
 
 CALLS = {"loading": "load", "verifying": "in_use", "deciding": "resume_with"}
@@ -92,6 +93,19 @@ class FakeFaultyLink:
     async def drop_a_bucket(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
         weights = await self._pack(version, base)
         return replace(weights, buckets=(*weights.buckets[:-1], _lost.remote()))
+
+    def break_broadcast(self, fate: Fate) -> tuple[str, Fault]:
+        """From now on the learner broadcasts; this time something happens at the second bucket of one broadcast."""
+
+        async def fault(version: int, base: PublishedWeights | None) -> PublishedWeights:
+            await self._serving()
+            self._learners._sync = replace(self._learners._sync, transport="broadcast")
+            weights = await self._pack(version, base)
+            assert len(weights.buckets) > 1
+            await self._learners._actors[0].__ray_call__.remote(faulty(fate, 1))
+            return weights
+
+        return f"a broadcast: {fate}", fault
 
     def kill_in(self, state: str, name: str, process: str) -> tuple[str, Fault]:
         """A process of a generator dies while its weights are in this state."""
@@ -177,17 +191,19 @@ class NotedGenerators(Generators):
 
 
 class TimedSync(WeightSync):
-    """Remembers when each publish ended, and how."""
+    """Remembers when each publish ended, and how, and what generators said of it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.ended: dict[int, tuple[float, str]] = {}
+        self.records: list[SyncRecord] = []
 
     async def publish(self, version: int) -> PublishReport:
         outcome = "failed"
         try:
             report = await super().publish(version)
             outcome = "committed"
+            self.records += report.records
         except LearnerLost:
             outcome = "learner lost"
             raise

@@ -8,7 +8,7 @@ import contextlib
 from funicular.actors.errors import GroupFailed, LearnerLost
 from funicular.actors.generators import Generators
 from funicular.actors.types import GenerationRequest
-from funicular.actors.weight_sync import WeightSync
+from funicular.actors.weight_sync import PublishReport, WeightSync
 from funicular.cluster.supervise import RestartBudget
 from tests.explore import Choices, run_in_virtual_time
 from tests.fake_weight_engine import CALL_S, DEADLINE_S, FakeWorld, whole
@@ -22,9 +22,10 @@ RECOVERY_BOUND_S = 500.0
 REQUEST = GenerationRequest(group_id="g", task=fake_tasks(1)[0], count=1, temperature=1.0)
 
 
-def walk(choices: Choices, *, generators: int, faults: int, frozen: bool = False) -> None:
-    """One path, with at most so many faults; `frozen`: a part of the weights never changes."""
-    run_in_virtual_time(lambda: _publish_three_versions(FakeWorld(choices, frozen=frozen), generators, faults))
+def walk(choices: Choices, *, generators: int, faults: int, frozen: bool = False, broadcast: bool = False) -> None:
+    """One path, with at most so many faults; see `FakeWorld`."""
+    world = FakeWorld(choices, frozen=frozen, broadcast=broadcast)
+    run_in_virtual_time(lambda: _publish_three_versions(world, generators, faults))
 
 
 async def _publish_three_versions(world: FakeWorld, count: int, faults: int) -> None:
@@ -37,7 +38,7 @@ async def _publish_three_versions(world: FakeWorld, count: int, faults: int) -> 
         kill_actor=world.kill,
     )
     await service.start()
-    sync = WeightSync(world, service, attempts=ATTEMPTS)
+    sync = IdleLearnerSync(world, service)
     await sync.publish(1)
     clients = [asyncio.create_task(_generate(service, after=number * CALL_S, times=4)) for number in range(3 * count)]
     await asyncio.sleep(5 * CALL_S)
@@ -65,6 +66,23 @@ async def _publish_three_versions(world: FakeWorld, count: int, faults: int) -> 
     _check_tokens(world)
     _check_generators(world, count, version + 1)
     assert world.left[-1][0] == version + 1
+    assert bool(world.broadcasts) == world.broadcast
+    assert not world.disturbed, "a learner was to send that may be in a step"
+
+
+class IdleLearnerSync(WeightSync):
+    """Notes when the learner is idle: while it publishes."""
+
+    def __init__(self, world: FakeWorld, service: Generators) -> None:
+        super().__init__(world, service, attempts=ATTEMPTS)
+        self._world = world
+
+    async def publish(self, version: int) -> PublishReport:
+        self._world.learner_is_idle = True
+        try:
+            return await super().publish(version)
+        finally:
+            self._world.learner_is_idle = False
 
 
 async def _generate(service: Generators, *, after: float, times: int) -> None:

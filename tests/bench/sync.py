@@ -1,6 +1,7 @@
 """How fast published weights come into place in 1, 2 and 4 engines, and what memory that takes beside them.
 
-    python tests/bench/sync.py [--model FOLDER] [--engines 4] [--versions 5] [--dtype bfloat16] [--delta]
+    python tests/bench/sync.py [--model FOLDER] [--engines 4] [--versions 5] [--dtype bfloat16]
+        [--transport object_store]
 
 Real engines and the real object store; the weights are packed from the model's files, without a learner, so that the
 generators' side stands alone. `funicular bench sync` measures a whole recipe.
@@ -42,9 +43,16 @@ class Packer:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from funicular.actors.weight_sender import WeightSender
+
         torch.set_num_threads(1)
         self._dtype = getattr(torch, dtype)
+        self._sender = WeightSender(torch.device("cpu"))
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=self._dtype).eval()
+
+    def send_weights(self, generator: str, workers: int, buckets: Sequence[Any], seconds: float) -> tuple[str, int]:
+        """As the learner's first rank does."""
+        return self._sender.begin(generator, workers, buckets, seconds)
 
     def pack(self, version: int, base: PublishedWeights | None) -> Iterator[np.ndarray | Manifest]:
         import torch
@@ -111,7 +119,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     engines = [2**i for i in range(arguments.engines.bit_length()) if 2**i <= arguments.engines]
     connect(ClusterConfig(address="local", object_store_gib=1.2), Demand(cpus=arguments.engines + 1, gpus=0))
     packer = Packer.remote(folder, arguments.dtype)
-    transport = "delta" if arguments.delta else "object_store"
+    transport = arguments.transport
     actor_class = generator_actor().options(num_cpus=1)
     actors = [
         actor_class.remote(
@@ -134,7 +142,7 @@ async def measure(arguments: argparse.Namespace) -> None:
     await asyncio.gather(*(actor.start.remote() for actor in actors))
     print(f"machine   {machine_line()}")
     print(f"memcpy    {copy_bandwidth():.1f} GB/s in one thread before, ", end="")
-    published = await _packed(packer, 0, None)
+    published = await _packed(packer, 0, None, transport)
     await asyncio.gather(*(actor.install.remote(published, 1) for actor in actors))
     rows = []
     version = 0
@@ -142,7 +150,7 @@ async def measure(arguments: argparse.Namespace) -> None:
         seconds, records, parts, extra = [], [], [], 0
         for _ in range(arguments.versions):
             version += 1
-            published = await _packed(packer, version, published if arguments.delta else None)
+            published = await _packed(packer, version, published if transport == "delta" else None, transport)
             began = time.perf_counter()
             with Memory() as memory:
                 records += await asyncio.gather(*(actor.install.remote(published, 1) for actor in actors[:count]))
@@ -157,9 +165,9 @@ async def measure(arguments: argparse.Namespace) -> None:
     disconnect()
 
 
-async def _packed(packer: Any, version: int, base: PublishedWeights | None) -> PublishedWeights:
+async def _packed(packer: Any, version: int, base: PublishedWeights | None, transport: str) -> PublishedWeights:
     refs = [ref async for ref in packer.pack.options(num_returns="streaming").remote(version, base)]
-    return assemble(await refs[-1], refs[:-1])
+    return assemble(await refs[-1], refs[:-1], sender=packer if transport == "broadcast" else None)
 
 
 def _print(rows: Sequence[Any], limit: float, manifest: Manifest, transport: str) -> None:
@@ -173,7 +181,9 @@ def _print(rows: Sequence[Any], limit: float, manifest: Manifest, transport: str
             rate = nbytes / value / 1e9
             print(f"   in place, {what}: {value:.3f} s, {rate:.2f} GB/s, {rate / limit:.0%} of memcpy")
         fetched = statistics.median(r.fetched_bytes for r in records)
-        print(f"   fetched {fetched / 1e6:.0f} MB; an engine's private memory grew by {extra / 1e6:.0f} MB at most")
+        broadcast = min(r.broadcast_bytes for r in records)
+        print(f"   fetched {fetched / 1e6:.0f} MB, of it by broadcast at least {broadcast / 1e6:.0f}")
+        print(f"   an engine's private memory grew by {extra / 1e6:.0f} MB at most")
         names = sorted({name for part in parts for name in part if name.startswith("sync/")})
         medians = {name[5:-2]: statistics.median(part[name] for part in parts if name in part) for name in names}
         print("   medians: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
@@ -185,5 +195,5 @@ if __name__ == "__main__":
     parser.add_argument("--engines", type=int, default=4)
     parser.add_argument("--versions", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--delta", action="store_true")
+    parser.add_argument("--transport", default="object_store", choices=("object_store", "delta", "broadcast"))
     asyncio.run(measure(parser.parse_args()))

@@ -103,6 +103,7 @@ async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> No
             "generator.count=3",
             "generator.max_completion_tokens=32",
             f"weight_sync.deadline_s={DEADLINE_S}",
+            "weight_sync.bucket_mib=1",
             "evaluation.tasks=0",
             "max_staleness=1",
             "checkpoint.every=1",
@@ -124,6 +125,10 @@ async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> No
             link.kill_in("deciding", "generator-1", "core"),
             link.kill_learner_in("deciding"),
             link.kill_in("deciding", OF_TWO_WORKERS, "1"),
+            link.break_broadcast("damaged"),
+            link.break_broadcast("dies"),
+            link.kill_in("loading", OF_TWO_WORKERS, "1"),
+            link.kill_learner_in("loading"),
         ]
         planned = [what for what, _ in link.faults]
         injected = [
@@ -138,6 +143,8 @@ async def test_every_kind_of_part_dies_and_the_run_goes_on(tmp_path: Path) -> No
         disconnect()
     assert [death.what for death in link.deaths] == planned
     assert_the_run_went_on(run, link, sync)
+    by_broadcast = [record for record in sync.records if record.broadcast_bytes]
+    assert {record.broadcast_bytes == record.total_bytes for record in by_broadcast} == {True}
     assert_the_ledger_is_whole(run, tmp_path / "run" / "ledger.jsonl", sync)
     assert_each_token_is_of_the_version_it_names(payloads, link, Path(run.config.model.path))
 

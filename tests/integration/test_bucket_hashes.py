@@ -10,6 +10,8 @@ import pytest
 import torch
 import xxhash
 
+from funicular.actors.fingerprint import fingerprint
+
 pytestmark = pytest.mark.integration
 
 
@@ -61,3 +63,13 @@ def test_nor_does_the_next_weight_set_in_the_same_place(transfer: Any, tmp_path:
     transfer.hash_ahead(first_of_the_next)
     transfer.start_weight_update()
     assert transfer.open_bucket(path, 0, 5, lasts=True) == xxhash.xxh3_64_intdigest(b"newer")
+
+
+def test_bytes_on_a_device_are_compared_by_the_fingerprints_of_their_tensors(transfer: Any) -> None:
+    values = torch.arange(40, dtype=torch.float32)
+    transfer._bucket = values.view(torch.uint8)
+    fingerprints = [fingerprint(values[:16]), fingerprint(values[16:24])]
+    rows = [("a", [4, 4], "float32", 0, 64, fingerprints[0]), ("b", [8], "float32", 64, 32, fingerprints[1])]
+    assert transfer.difference(None, 0, rows) == ""
+    values[20] += 1
+    assert transfer.difference(None, 0, rows).startswith("sees b with the fingerprint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,7 @@ class FakeEngineActor:
     async def do_install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
         version = published.manifest.version
         await asyncio.sleep(0.001)
+        self.world.senders.append((version, published.sender))
         self.world.on_install(self, version, attempt)
         self.version = version
         self.world.installed.append((self.name, version))
@@ -63,6 +65,8 @@ class FakeEngineActor:
             verify_seconds=0,
             total_bytes=0,
             fetched_bytes=0,
+            broadcast_bytes=0,
+            broadcast_broken="",
             canary_error=0,
             fingerprints_checked=0,
             columns_checked=0,
@@ -79,6 +83,8 @@ class FakeWorld:
         self.on_install: Callable[[FakeEngineActor, int, int], None] = lambda actor, version, attempt: None
         self.packed: list[int] = []
         self.bases: list[int | None] = []
+        self.senders: list[tuple[int, str | None]] = []
+        """Version and sender that each install was given."""
 
     def make(self, name: str) -> FakeEngineActor:
         self.made.append(FakeEngineActor(name, self))
@@ -87,7 +93,7 @@ class FakeWorld:
     async def pack(self, version: int, base: PublishedWeights | None) -> PublishedWeights:
         self.packed.append(version)
         self.bases.append(base.manifest.version if base else None)
-        return weights(version)
+        return replace(weights(version), sender=f"rank 0, {len(self.packed)}")
 
     def service(self, count: int, limit: int = 3) -> Generators:
         return Generators(
@@ -135,6 +141,20 @@ async def test_a_refused_version_is_packed_and_sent_again_to_the_one_that_refuse
     assert world.packed == [0, 1, 1]
     assert world.installed[2:] == [("generator-0", 1), ("generator-1", 1)]
     assert world.killed == []
+
+
+async def test_a_version_is_broadcast_once_and_to_those_only_that_serve_when_it_is_published() -> None:
+    world = FakeWorld()
+    _, sync = await published(world, 1)
+    del world.senders[:]
+
+    def refuse_twice(actor: FakeEngineActor, version: int, attempt: int) -> None:
+        if len(world.senders) <= 2:
+            raise WeightSyncError("bucket", "hash")
+
+    world.on_install = refuse_twice
+    await sync.publish(1)
+    assert world.senders == [(1, "rank 0, 2"), (1, None), (1, None)], "sent, sent again, and to the rebuilt one"
 
 
 async def test_deltas_are_to_what_was_packed_last_and_what_is_sent_again_is_sent_whole() -> None:

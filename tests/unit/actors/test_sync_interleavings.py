@@ -21,9 +21,14 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize(("generators", "frozen"), [(1, False), (2, False), (2, True)])
-def test_no_single_fault_breaks_a_promise(generators: int, frozen: bool) -> None:
-    paths = list(every_path(lambda choices: walk(choices, generators=generators, faults=1, frozen=frozen)))
+@pytest.mark.parametrize(
+    ("generators", "frozen", "broadcast"),
+    [(1, False, False), (2, False, False), (2, True, False), (1, False, True), (2, True, True)],
+)
+def test_no_single_fault_breaks_a_promise(generators: int, frozen: bool, broadcast: bool) -> None:
+    paths = list(
+        every_path(lambda choices: walk(choices, generators=generators, faults=1, frozen=frozen, broadcast=broadcast))
+    )
     assert len({path.words[0] for path in paths if path.words}) > 50, "every fault of every call was met"
 
 
@@ -32,6 +37,7 @@ def test_no_two_or_three_faults_on_random_paths_break_a_promise() -> None:
     for _ in range(100):
         given = [answers.choice((0, 0, 0, 1, 2, 3, 4, 5)) for _ in range(60)]
         walk(RandomChoices(given), generators=2, faults=3)
+        walk(RandomChoices(given), generators=2, faults=3, broadcast=True)
 
 
 class RandomChoices(Choices):

@@ -19,6 +19,8 @@ def report(load: float, packing: float) -> PublishReport:
         verify_seconds=0.1,
         total_bytes=2_000_000_000,
         fetched_bytes=500_000_000,
+        broadcast_bytes=300_000_000,
+        broadcast_broken="",
         canary_error=0.0,
         fingerprints_checked=1,
         columns_checked=1,
@@ -33,4 +35,4 @@ def test_the_table_shows_medians_the_fastest_and_the_part_of_memcpy() -> None:
     assert lines["published buckets to tensors in place"] == ["0.500", "0.400", "4.00", "40%"]
     assert lines["beside it: packing for CPU kernels"] == ["0.200", "0.200"]
     assert lines["gather, pack, hash (learner)"] == ["1.000", "1.000", "2.00", "20%"]
-    assert "fetched by each generator 500 MB a version" in text
+    assert "fetched by each generator 500 MB a version, 300 of it by broadcast" in text

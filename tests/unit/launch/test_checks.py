@@ -288,7 +288,6 @@ def test_every_number_of_the_schema_has_a_range() -> None:
         ({"distillation__teacher": "owner/name", "algorithm__loss": "gmpo"}, "algorithm.loss", "gspo_token"),
         ({"weight_sync__canary_tokens": 1000}, "weight_sync.canary_tokens", "at most"),
         ({"weight_sync__deadline_s": 0.0}, "weight_sync.deadline_s", "last for ever"),
-        ({"weight_sync__transport": "nccl"}, "weight_sync.transport", "not built"),
         ({"weight_sync__transport": "cuda_ipc"}, "weight_sync.transport", "not built"),
         (
             {"sandbox__isolation": "L1", "sandbox__min_level": "L3"},

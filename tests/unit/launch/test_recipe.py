@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from funicular.launch.config import Config
-from funicular.launch.peer_names import PEER_NAMES
+from funicular.launch.peer_names import PEER_NAMES, PEER_VALUES
 from funicular.launch.problems import RecipeError
 from funicular.launch.recipe import LoadedRecipe, load_recipe
 from funicular.launch.recipe_files import packaged_recipes
@@ -198,6 +198,14 @@ def test_an_unknown_key_is_answered_with_ours(key: str, ours: str) -> None:
 def test_every_peers_name_leads_to_a_key_that_exists_and_hides_none_of_ours() -> None:
     assert set(PEER_NAMES.values()) <= set(keys())
     assert set(PEER_NAMES).isdisjoint(keys())
+
+
+def test_a_peers_name_of_a_value_is_answered_with_ours() -> None:
+    text = message("", "weight_sync.transport=NCCL")
+    assert "expected one of auto | object_store | delta | broadcast | cuda_ipc" in text
+    assert text.endswith("Did you mean broadcast?")
+    for (key, _), ours in PEER_VALUES.items():
+        assert ours in keys()[key].choices
 
 
 def test_a_misspelt_section_is_one_problem() -> None:

@@ -6,14 +6,14 @@ A plain class; `scorer_actor` makes it a Ray actor. Loads no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from funicular.actors.errors import RunStopped
+from funicular.actors.pool_judge import PoolJudge
 from funicular.actors.types import GroupPayload
-from funicular.rewards.code import CodeJudge
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.runner import FunctionRunner
 from funicular.rewards.types import Task, Verdict
@@ -41,7 +41,8 @@ class Scorer:
         ValueError: section `reward` is wrong, or a function cannot be loaded.
     """
 
-    def __init__(self, config: RewardConfig, recipe_folder: str, judge: CodeJudge | None = None) -> None:
+    def __init__(self, config: RewardConfig, recipe_folder: str, judge: PoolJudge | None = None) -> None:
+        self._judge = judge
         self._runner = FunctionRunner(config, Path(recipe_folder), judge=judge)
         self._runner.start()
 
@@ -51,6 +52,11 @@ class Scorer:
         completion_ids_G = [payload.token_ids[payload.completion(i)].tolist() for i in range(len(payload.texts))]
         verdicts, raised = self._runner.score(task, payload.texts, completion_ids_G)
         return ScoreReport(verdicts_G=tuple(verdicts), seconds=time.monotonic() - started, raised=raised)
+
+    def use_pools(self, pools: Sequence[tuple[str, Any]]) -> None:
+        """Have code judged in these sandbox pools from now on: node id and actor handle of each."""
+        if self._judge is not None:
+            self._judge.use(pools)
 
     def close(self) -> None:
         """Kill the child process."""

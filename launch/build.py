@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from funicular.actors.given_completions import GivenCompletions, encoder_actor
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
 from funicular.actors.sandbox_pool import sandbox_pool_actor
-from funicular.actors.sandbox_pools import SandboxPools
+from funicular.actors.sandbox_pools import Nodes, SandboxPools
 from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
 from funicular.actors.served_adapter import served_adapter
@@ -29,7 +29,15 @@ from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.node_monitors import NodeMonitors
 from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
-from funicular.cluster.session import Demand, Engines, sandbox_cpus_by_node, seen_by_actors
+from funicular.cluster.session import (
+    Demand,
+    Engines,
+    ask_for_sandbox,
+    nodes_now,
+    sandbox_cpus_by_node,
+    seen_by_actors,
+    wait_for_sandbox,
+)
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -128,10 +136,10 @@ async def build(
 
 
 async def start_pools(config: Config, tasks: Sequence[Task], say: Callable[[str], None]) -> SandboxPools | None:
-    """A sandbox pool on each node, if any of the tasks needs one.
+    """A sandbox pool on each node, if any of the tasks needs one, and later on nodes that join for it.
 
     Args:
-        say: called with sentences about levels that nodes reach.
+        say: called with sentences about levels that nodes reach, also later.
 
     Raises:
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires.
@@ -139,9 +147,24 @@ async def start_pools(config: Config, tasks: Sequence[Task], say: Callable[[str]
     if not needs_sandbox(config, tasks):
         return None
     sandbox = effective_sandbox(config)
+    if places := config.cluster.sandbox_places:
+        ask_for_sandbox(places)
+        offered = await asyncio.to_thread(wait_for_sandbox, config.cluster.room_deadline_s)
+    else:
+        offered = sandbox_cpus_by_node()
+
+    def slots_of(nodes: Mapping[str, int]) -> dict[str, int]:
+        return {node: sandbox.slots or cpus for node, cpus in nodes.items()}
+
+    def look() -> Nodes:
+        alive, kept = nodes_now()
+        return Nodes(alive=alive, slots=slots_of(kept))
+
     pools = SandboxPools(
         lambda node, slots: sandbox_pool_actor(node, config.cluster.max_restarts).remote(sandbox, slots),
-        {node: sandbox.slots or cpus for node, cpus in sandbox_cpus_by_node().items()},
+        slots_of(offered),
+        look=look,
+        say=say,
     )
     try:
         for sentence in await pools.start(language_of(config)):

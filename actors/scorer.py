@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from funicular.actors.doing import Doing, told
 from funicular.actors.errors import RunStopped
+from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.pool_judge import PoolJudge
 from funicular.actors.types import GroupPayload
 from funicular.rewards.config import RewardConfig
@@ -36,16 +38,28 @@ class Scorer:
     Args:
         recipe_folder: to which the paths of user functions are relative.
         judge: runs untrusted code; None: no task needs that.
+        name: the scorer's, in its run.
+        run: the run's name, under which Prometheus is told what the scorer does; None: nobody is told.
 
     Raises:
         ValueError: section `reward` is wrong, or a function cannot be loaded.
     """
 
-    def __init__(self, config: RewardConfig, recipe_folder: str, judge: PoolJudge | None = None) -> None:
+    def __init__(
+        self,
+        config: RewardConfig,
+        recipe_folder: str,
+        judge: PoolJudge | None = None,
+        *,
+        name: str = "scorer",
+        run: str | None = None,
+    ) -> None:
+        self.doing = Doing(KeptGauges(run=run, part=name) if run is not None else None)
         self._judge = judge
         self._runner = FunctionRunner(config, Path(recipe_folder), judge=judge)
         self._runner.start()
 
+    @told
     def score(self, task: Task, payload: GroupPayload) -> ScoreReport:
         """Verdicts of the payload's G completions, in order."""
         started = time.monotonic()

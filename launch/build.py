@@ -12,10 +12,12 @@ from typing import Any
 from funicular.actors.buffer import buffer_actor
 from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
+from funicular.actors.doing import Doing
 from funicular.actors.engine_link import SILENCE_DEADLINE_S
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.given_completions import GivenCompletions, encoder_actor
+from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
 from funicular.actors.sandbox_pool import sandbox_pool_actor
@@ -199,7 +201,7 @@ def _scorer_maker(config: Config, recipe_folder: Path, pools: SandboxPools | Non
         judge = None
         if pools:
             judge = PoolJudge(pools.handles, client=name, run=config.name, config=config.sandbox)
-        return actor_class.remote(config.reward, str(recipe_folder), judge)
+        return actor_class.remote(config.reward, str(recipe_folder), judge, name=name, run=config.name)
 
     return make
 
@@ -243,6 +245,7 @@ def make_learners(
         distillation=config.distillation,
         teacher_folder=str(teacher_folder) if teacher_in_ranks(config.distillation) else None,
         chat_template=config.model.chat_template,
+        run=config.name,
     )
 
 
@@ -250,7 +253,8 @@ def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generat
     """Between the two, by the recipe's transport."""
     sync = config.weight_sync
     builds_on = sync.transport == "delta" or sync.lora == "adapter"
-    return WeightSync(learners, generators, attempts=sync.attempts, builds_on=builds_on)
+    doing = Doing(KeptGauges(run=config.name, part="weight-sync"))
+    return WeightSync(learners, generators, attempts=sync.attempts, builds_on=builds_on, doing=doing)
 
 
 def _given(config: Config, prepared: Prepared, roles: frozenset[str], budget: RestartBudget) -> GivenCompletions | None:

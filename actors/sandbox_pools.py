@@ -170,12 +170,13 @@ class SandboxPools:
 
     async def metrics(self) -> dict[str, float]:
         """Metrics since the last call, over all pools that answer; a silent pool must not stop a run."""
-        reports = await asyncio.gather(*(self._report(member) for member in self._members))
+        members = list(self._members)  # nodes may leave meanwhile
+        reports = await asyncio.gather(*(self._report(member) for member in members))
         now = time.monotonic()
         elapsed_s, self._read_at = now - self._read_at, now
         total: SandboxStats | None = None
         lowest = Level.L3
-        for member, report in zip(self._members, reports, strict=True):
+        for member, report in zip(members, reports, strict=True):
             if report is None:
                 continue
             stats = _news(member.report, report)

@@ -221,6 +221,17 @@ async def test_a_node_that_joins_gets_pools_and_one_that_leaves_loses_them() -> 
     assert (await world.pools.metrics())["sandbox/slots"] == 17
 
 
+async def test_a_node_that_leaves_while_its_pools_report_does_not_stop_the_run() -> None:
+    world = World(a=2, b=3)
+    await world.pools.start()
+    reporting = asyncio.create_task(world.pools.metrics())
+    await asyncio.sleep(0)
+    del world.slots["a"]
+    await world.pools.follow()
+    assert (await reporting)["sandbox/slots"] in (3, 5)
+    assert (await world.pools.metrics())["sandbox/slots"] == 3
+
+
 async def test_pools_of_a_node_that_joins_are_not_asked_before_it_has_proven_its_isolation() -> None:
     world = World(a=2)
     await world.pools.start()

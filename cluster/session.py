@@ -61,6 +61,16 @@ class Demand:
     engines: tuple[Engines, ...] = ()
 
 
+def ray_address(config: ClusterConfig) -> str:
+    """Where a run connects to; `local`: it starts a Ray of its own."""
+    return os.environ.get("RAY_ADDRESS", "local") if config.address == "auto" else config.address
+
+
+def sandbox_nodes_come(config: ClusterConfig) -> bool:
+    """Whether the run asks an autoscaler for them; a Ray of its own has none."""
+    return config.sandbox_places > 0 and ray_address(config) != "local"
+
+
 def connect(config: ClusterConfig, demand: Demand) -> Session:
     """Connect to the cluster of `cluster.address`, or start Ray here, and check that it holds the recipe.
 
@@ -72,9 +82,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     """
     import ray
 
-    address = config.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "local")
+    address = ray_address(config)
     local = address == "local"
     # A variable that both the job and this process name has the same value in both; Ray refuses it otherwise
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -113,7 +121,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     _refuse_too_small(demand, nodes, use_gpu=use_gpu)
     if not local:
         _wait_for_room(demand, _offered(nodes), config.room_deadline_s, use_gpu=use_gpu)
-    roles = _offered(nodes) | ({SANDBOX} if config.sandbox_places else set())  # its nodes may come later
+    roles = _offered(nodes) | ({SANDBOX} if sandbox_nodes_come(config) else set())
     return Session(use_gpu=use_gpu, roles=roles)
 
 

@@ -37,6 +37,7 @@ from funicular.cluster.session import (
     ask_for_sandbox,
     nodes_now,
     sandbox_cpus_by_node,
+    sandbox_nodes_come,
     seen_by_actors,
     wait_for_sandbox,
 )
@@ -145,12 +146,13 @@ async def start_pools(config: Config, tasks: Sequence[Task], say: Callable[[str]
 
     Raises:
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires.
+        ClusterTooSmall: the recipe asks for nodes for the sandbox, and none came.
     """
     if not needs_sandbox(config, tasks):
         return None
     sandbox = effective_sandbox(config)
-    if places := config.cluster.sandbox_places:
-        ask_for_sandbox(places)
+    if sandbox_nodes_come(config.cluster):
+        ask_for_sandbox(config.cluster.sandbox_places)
         offered = await asyncio.to_thread(wait_for_sandbox, config.cluster.room_deadline_s)
     else:
         offered = sandbox_cpus_by_node()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from funicular.cluster import session
 from funicular.launch.addresses import public_uri
 from funicular.launch.config import Config
 from funicular.launch.doctor_machine import write_near
@@ -40,8 +41,7 @@ def service_findings(config: Config) -> Iterator[Finding]:
 
 def ray_address(config: Config) -> str:
     """Where the run would connect to: `local`, or an address."""
-    address = config.cluster.address
-    return os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    return session.ray_address(config.cluster)
 
 
 def ray_token(config: Config) -> Finding:

@@ -20,6 +20,7 @@ from funicular.cluster import session
 from funicular.cluster.config import ClusterConfig
 from funicular.cluster.session import ClusterTooSmall, ask_for_sandbox, disconnect, wait_for_sandbox
 from funicular.cluster.supervise import RestartBudget
+from funicular.launch import build
 from funicular.launch.build import make_scorers, start_pools
 from funicular.launch.config import Config
 from funicular.rewards.config import RewardConfig
@@ -164,6 +165,21 @@ def constraints() -> list[tuple[dict[str, float], int]]:
     state = get_cluster_resource_state(global_worker.gcs_client)
     found = [request for constraint in state.cluster_resource_constraints for request in constraint.resource_requests]
     return [(dict(item.request.resources_bundle), item.count) for item in found]
+
+
+async def test_a_run_that_asks_for_nodes_begins_with_the_first_that_comes_and_keeps_off_the_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(build, "ask_for_sandbox", asked.append)
+    asks = recipe(sandbox_places=16, address=cluster.address, room_deadline_s=0.1)
+    with pytest.raises(ClusterTooSmall, match=r"cluster\.sandbox_places"):
+        await start_pools(asks, [TASK], lambda sentence: None)
+    node = add_node(cluster)
+    pools = await start_pools(asks, [TASK], lambda sentence: None)
+    assert pools is not None
+    assert {there for there, _ in pools.handles} == {node.node_id}, "not the head, although it has CPUs"
+    assert asked == [16, 16]
 
 
 def test_the_request_reaches_the_autoscaler_and_is_taken_back(

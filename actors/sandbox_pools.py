@@ -100,6 +100,7 @@ class SandboxPools:
         self._joining: dict[str, asyncio.Task[None]] = {}
         """By node id. Tasks that have ended stay, as long as their node: it was taken in, or refused for good."""
         self._following: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
         self.changes = 0
         """How often `handles` has changed."""
         self._restarts = 0
@@ -137,23 +138,17 @@ class SandboxPools:
         """Let go of nodes that have left, and begin to take in those that have joined."""
         if self._look is None:
             return
-        try:
-            nodes = await asyncio.to_thread(self._look)
-        except Exception:  # of whatever kind: the pools that there are go on
-            log.exception("looking for sandbox nodes")
-            return
-        gone = [member for member in self._members if member.node not in nodes.alive]
-        for node in {member.node for member in gone}:
-            self._say(f"node {node[:8]} has left; its sandbox pools are asked no more")
-        for member in gone:
-            self._members.remove(member)
-            self._kill_actor(member.actor)
-        self.changes += bool(gone)
-        self._joining = {node: task for node, task in self._joining.items() if node in nodes.alive}
-        here = {member.node for member in self._members}
-        for node, slots in nodes.slots.items():
-            if node not in here and node not in self._joining:
-                self._joining[node] = asyncio.create_task(self._join(node, slots))
+        async with self._looking:  # an older look must not undo what a newer one found
+            try:
+                nodes = await asyncio.to_thread(self._look)
+            except Exception:  # of whatever kind: the pools that there are go on
+                log.exception("looking for sandbox nodes")
+                return
+            self._let_go(nodes.alive)
+            here = {member.node for member in self._members}
+            for node, slots in nodes.slots.items():
+                if node not in here and node not in self._joining:
+                    self._joining[node] = asyncio.create_task(self._join(node, slots))
 
     async def some(self) -> None:
         """Return when there is a pool to ask.
@@ -210,6 +205,16 @@ class SandboxPools:
 
     def _made(self, node: str, slots: int) -> list[_Member]:
         return [_Member(node, self._make_actor(node, share)) for share in _shares(slots)]
+
+    def _let_go(self, alive: frozenset[str]) -> None:
+        gone = [member for member in self._members if member.node not in alive]
+        for node in {member.node for member in gone}:
+            self._say(f"node {node[:8]} has left; its sandbox pools are asked no more")
+        for member in gone:
+            self._members.remove(member)
+            self._kill_actor(member.actor)
+        self.changes += bool(gone)
+        self._joining = {node: task for node, task in self._joining.items() if node in alive}
 
     async def _keep_following(self) -> None:
         while True:

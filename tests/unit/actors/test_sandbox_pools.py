@@ -182,6 +182,7 @@ class World:
     def __init__(self, **nodes: int) -> None:
         self.slots = dict(nodes)
         self.says: dict[str, PoolReport | Exception] = {}
+        self.hanging: set[str] = set()
         self.made: list[FakePool] = []
         self.killed: list[FakePool] = []
         self.sentences: list[str] = []
@@ -196,6 +197,7 @@ class World:
     def make(self, node: str, slots: int) -> FakePool:
         pool = FakePool(node, slots)
         pool.says = self.says.get(node, pool.says)
+        pool.hangs = node in self.hanging
         self.made.append(pool)
         return pool
 
@@ -236,13 +238,11 @@ async def test_pools_of_a_node_that_joins_are_not_asked_before_it_has_proven_its
     world = World(a=2)
     await world.pools.start()
     world.slots["b"] = 2
+    world.hanging.add("b")
     await world.pools.follow()
-    await asyncio.sleep(0)
-    (_, late) = world.made
-    late.hangs = True
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert [node for node, _ in world.pools.handles] == ["a"]
+    await asyncio.wait(world.pools._joining.values(), timeout=0.1)
+    assert [pool.node for pool in world.made] == ["a", "b"]
+    assert ([node for node, _ in world.pools.handles], world.pools.changes) == (["a"], 0)
 
 
 @pytest.mark.parametrize(

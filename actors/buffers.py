@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from funicular.actors.buffer import Filling, buffer_actor
+from funicular.actors.readings import Reading
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
 
@@ -41,6 +42,8 @@ class RolloutBuffer:
         self._held: dict[int, Filling] = {}
         self._filled_at: dict[int, float] = {}
         self._taken: dict[str, float] = {}
+        self._in_training = False
+        """A batch was taken and is not released."""
         self._closed = False
         self._budget = budget
         self._deadline_s = deadline_s
@@ -66,6 +69,7 @@ class RolloutBuffer:
         """The next training batch: `groups_per_step` fillings in slot order. They stay held until released."""
         first = self.released
         await self._ask(lambda actor: actor.take.remote(first, self.groups_per_step), deadline_s=None)
+        self._in_training = True
         slots = range(first, first + self.groups_per_step)
         whole_at = max(self._filled_at[slot] for slot in slots)
         self._taken = {
@@ -80,11 +84,13 @@ class RolloutBuffer:
 
     async def empty(self, slot: int) -> None:
         """Forget a slot's content, to be filled again."""
+        self._in_training = False  # the batch will be taken again, whole
         del self._held[slot], self._filled_at[slot]
         await self._ask(lambda actor: actor.empty.remote(slot), deadline_s=self._deadline_s)
 
     async def release(self) -> None:
         """Release the batch that was taken last: the weights that it made are committed."""
+        self._in_training = False
         self.released += self.groups_per_step
         for slot in [slot for slot in self._held if slot < self.released]:
             del self._held[slot], self._filled_at[slot]
@@ -94,6 +100,23 @@ class RolloutBuffer:
     def waiting_slots(self) -> list[int]:
         """Reserved slots not filled yet, oldest first."""
         return [slot for slot in range(self.released, self._next_slot) if slot not in self._held]
+
+    async def now(self) -> list[Reading]:
+        """Slots by state, and whole batches that wait for the learner."""
+        first = self.released + self.groups_per_step * self._in_training
+        head = first
+        while head in self._held:
+            head += 1
+        slots = {
+            "in_training": first - self.released,
+            "filled": sum(slot >= first for slot in self._held),
+            "working": len(self.waiting_slots()),
+        }
+        slots["free"] = self.capacity - sum(slots.values())
+        return [
+            *(Reading(name="now/slots", value=count, labels={"state": state}) for state, count in slots.items()),
+            Reading(name="now/batches_waiting", value=(head - first) // self.groups_per_step),
+        ]
 
     async def _put(self, filling: Filling) -> None:
         await self._ask(lambda actor: actor.fill.remote(filling), deadline_s=self._deadline_s)

@@ -19,11 +19,14 @@ from ray.exceptions import RayActorError
 
 from funicular.actors.busy_clock import BusyClock
 from funicular.actors.errors import GroupFailed, RunStopped, first_line
+from funicular.actors.readings import Reading
 from funicular.cluster.calls import DeadlineExceeded, call
 from funicular.cluster.supervise import RestartBudget
 
 log = logging.getLogger(__name__)
 
+STATES = ("starting", "waiting", "installing", "serving")
+"""What a member can be, to people: `installing` is a version under way, whatever its state is to the code."""
 HEALTH_PERIOD_S = 15.0
 HEALTH_DEADLINE_S = 120.0
 """A busy event loop answers late; only one that is stuck does not answer at all."""
@@ -41,6 +44,8 @@ class Member:
     """Installs ever asked of this actor: each has its own label in the engine."""
     version: int | None = None
     """Committed here."""
+    installing: bool = False
+    """Was asked for an install and has not answered."""
     refusal: str = ""
     """Why it refused the newest version, if it did."""
 
@@ -88,6 +93,20 @@ class EngineMembers:
     def serving(self) -> int:
         """How many serve now."""
         return sum(member.state == "serving" for member in self._members)
+
+    async def now(self) -> list[Reading]:
+        """How many members are what, and of each the groups in its hands and its version."""
+        states = ["installing" if member.installing else member.state for member in self._members]
+        readings = [
+            Reading(name="now/engines", value=states.count(state), labels={"role": self._role, "state": state})
+            for state in STATES
+        ]
+        for member in self._members:
+            part = {"part": member.name}
+            readings.append(Reading(name="now/groups", value=member.in_flight, labels=part))
+            if member.version is not None:
+                readings.append(Reading(name="now/version", value=member.version, labels=part))
+        return readings
 
     async def _begin(self, member: Member) -> None:
         """All engines have started for the first time."""

@@ -199,7 +199,11 @@ class Generators(EngineMembers):
         member.installs += 1
         what = f"{member.name}: version {weights.manifest.version}"
         ref = member.actor.install.remote(weights, member.installs)
-        return await call(ref, deadline_s=self._install_deadline_s, what=what)
+        member.installing = True
+        try:
+            return await call(ref, deadline_s=self._install_deadline_s, what=what)
+        finally:
+            member.installing = False
 
     def _note_refusal(self, member: Member, error: WeightSyncError) -> None:
         log.warning("%s refused a version: %s", member.name, error)

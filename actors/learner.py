@@ -20,14 +20,17 @@ from funicular.actors import deepspeed_engine, hf_export, learner_state, lora, v
 from funicular.actors.canary import canary_of, special_tokens
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.distillation_config import DistillationConfig, teacher_in_ranks
+from funicular.actors.doing import Doing, told
 from funicular.actors.entropy_bonus import EntropyBonus
 from funicular.actors.head import refuse_adapted_head
+from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.learner_step import LearnerStep
 from funicular.actors.losses.presets import loss_settings, needs_reference, uses_entropy
 from funicular.actors.model_identity import model_digest
 from funicular.actors.model_shape import ModelShape, shape_of_model
 from funicular.actors.payload_fetch import fetch_bucket, fetch_payloads
 from funicular.actors.policy import PolicyModel, enable_gradient_checkpointing, load_causal_lm
+from funicular.actors.process_memory import resident
 from funicular.actors.quantization import keep_trainable, loading_options
 from funicular.actors.rank_distillation import RankDistillation
 from funicular.actors.rank_teacher import RankTeacher, make_rank_teacher
@@ -39,6 +42,8 @@ from funicular.actors.weight_sender import WeightSender
 from funicular.actors.weights import Canary, Manifest, PublishedWeights
 from funicular.cluster.rendezvous import free_address
 
+MEMORY = "funicular_learner_memory_bytes"
+"""At Ray's Prometheus endpoint, with the labels `run`, `part` and `kind`."""
 _REFERENCE, _ENTROPY = "reference", "entropy_bonus"
 """Sections of a checkpoint."""
 _ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora", "quantization")
@@ -58,6 +63,7 @@ class LearnerRank:
         distillation: None: there is no teacher.
         teacher_folder: of a teacher that stands in the ranks; None: none does.
         chat_template: `model.chat_template`, for the exported model.
+        run: the run's name, under which Prometheus is told what the rank does; None: nobody is told.
     """
 
     def __init__(
@@ -74,8 +80,11 @@ class LearnerRank:
         distillation: DistillationConfig | None = None,
         teacher_folder: str | None = None,
         chat_template: str = "auto",
+        run: str | None = None,
     ) -> None:
         self._rank = rank
+        self._gauges = KeptGauges(run=run, part=f"learner-{rank}") if run is not None else None
+        self.doing = Doing(self._gauges)
         self._world_size = world_size
         self._config = config
         self._algorithm = algorithm
@@ -104,6 +113,7 @@ class LearnerRank:
         """Where the ranks can meet: an address on this actor's node. Asked of rank 0."""
         return free_address()
 
+    @told
     def start(self, host: str, port: int) -> dict[str, Any]:
         """Join the process group, load the model and wrap it. Returns facts for the log.
 
@@ -147,6 +157,8 @@ class LearnerRank:
         if needs_reference(self._algorithm):
             self._reference = make_reference(self._engine, self._algorithm, config, self._device, self._load_policy)
         self._special_tokens = special_tokens(self._model_folder)
+        if self._gauges is not None:
+            self._gauges.look(self._tell_memory)
         return {
             "rank": self._rank,
             "device": str(self._device),
@@ -159,6 +171,7 @@ class LearnerRank:
             "seconds": time.monotonic() - began,
         }
 
+    @told
     def fetch(self, payload_refs: Mapping[str, list[Any]]) -> tuple[str, ...]:
         """Fetch and keep the payloads of a step's groups; no collective. Returns the ids of those that are lost.
 
@@ -183,6 +196,7 @@ class LearnerRank:
         )
         return lost
 
+    @told
     def score(self, plan: RankPlan) -> dict[tuple[str, int], KlScore]:
         """KL to the reference policy of each of this rank's completions, before any update; all ranks together.
 
@@ -190,6 +204,7 @@ class LearnerRank:
         """
         return self._current_step().score(plan)
 
+    @told
     def step(self, plan: RankPlan) -> StepResult:
         """Train on the fetched payloads as planned; all ranks at the same time.
 
@@ -206,6 +221,7 @@ class LearnerRank:
             self._reference.end_step()
         return StepResult(metrics=metrics, seconds=time.monotonic() - began)
 
+    @told
     def pack_weights(
         self,
         version: int,
@@ -251,6 +267,7 @@ class LearnerRank:
         if self._sender is not None:
             self._sender.stop()
 
+    @told
     def save(self, folder: str) -> None:
         """Write parameters, optimizer, schedule, reference policy and random state into a folder that ranks share."""
         sections: dict[str, Iterable[tuple[str, torch.Tensor]]] = {_ENTROPY: self._entropy_bonus.state()}
@@ -258,6 +275,7 @@ class LearnerRank:
             sections[_REFERENCE] = self._reference.state()
         learner_state.save(Path(folder), self._engine, self._identity(), self._place(), sections)
 
+    @told
     def load(self, folder: str) -> None:
         """Continue from what `save` wrote, by any number of ranks and at any ZeRO stage.
 
@@ -285,6 +303,7 @@ class LearnerRank:
             ) from error
         return node
 
+    @told
     def export(self, folder: str) -> None:
         """Write the model in Hugging Face format, adapters merged, and besides in `adapter/`."""
         hf_export.export_model(
@@ -312,6 +331,11 @@ class LearnerRank:
         if self._step is None:
             raise RuntimeError("a step needs payloads: `fetch` comes first")
         return self._step
+
+    def _tell_memory(self) -> None:
+        if self._gauges is not None:
+            for kind, value in memory_now(self._device).items():
+                self._gauges.set(MEMORY, "Memory that the rank has now", value, kind=kind)
 
     def _place(self) -> learner_state.Place:
         return learner_state.Place(rank=self._rank, ranks=self._world_size, device=self._device)
@@ -356,6 +380,15 @@ class LearnerRank:
             device=self._device,
             packed=self._packed,
         )
+
+
+def memory_now(device: torch.device) -> dict[str, float]:
+    """Bytes that this process has, of the host's memory and of its GPU's; `gpu_reserved` is what torch keeps of it."""
+    found = {"host": float(resident())}
+    if device.type == "cuda":
+        found["gpu"] = float(torch.cuda.memory_allocated(device))
+        found["gpu_reserved"] = float(torch.cuda.memory_reserved(device))
+    return found
 
 
 def _shape(causal_lm: Any) -> ModelShape | None:

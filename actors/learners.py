@@ -53,6 +53,7 @@ class LearnerGroup:
         distillation: None: there is no teacher.
         teacher_folder: of a teacher that stands in the ranks, readable on every node; None: none does.
         chat_template: `model.chat_template`, for the exported model.
+        run: the run's name, under which Prometheus is told what the ranks do; None: nobody is told.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LearnerGroup:
         distillation: DistillationConfig | None = None,
         teacher_folder: str | None = None,
         chat_template: str = "auto",
+        run: str | None = None,
     ) -> None:
         self._config = config
         self._algorithm = algorithm
@@ -88,6 +90,7 @@ class LearnerGroup:
         self._rewards = rewards
         self._distillation = distillation or DistillationConfig()
         self._teacher_folder = teacher_folder
+        self._run = run
         self._chat_template = chat_template
         self._actors: list[Any] = []
         self._packed = False
@@ -232,6 +235,7 @@ class LearnerGroup:
             distillation=self._distillation,
             teacher_folder=self._teacher_folder,
             chat_template=self._chat_template,
+            run=self._run,
         )
 
     @property

@@ -60,7 +60,14 @@ class PoolJudge:
         self._answer_s = answer_s(config) + RESTART_S
         self._turn = zlib.crc32(client.encode())  # scorers begin at different pools
         self._references: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._asked_last_until = [0.0] * len(self._pools)
+        self._asked_last_until: dict[Any, float] = {}
+        """By pool; those that are not in it have answered in time, as far as is known."""
+
+    def use(self, pools: Sequence[tuple[str, Any]]) -> None:
+        """Ask these from now on: nodes have joined or left."""
+        self._pools = list(pools)
+        there = {pool for _, pool in pools}
+        self._asked_last_until = {pool: until for pool, until in self._asked_last_until.items() if pool in there}
 
     def __call__(self, programs: Sequence[Program], tests: TestSet) -> list[Judgement]:
         """The verdict on each program, in order. What was not judged in time is `Outcome.INFRA_ERROR`.
@@ -75,10 +82,10 @@ class PoolJudge:
             pauses: list[float] = []
             deaths: list[str] = []
             order = self._in_order()
-            for index in order:
+            for pool in order:
                 if (left_s := deadline - time.monotonic()) <= 0:
                     break
-                answer = self._ask(index, list(programs), packed, left_s, is_last=index == order[-1])
+                answer = self._ask(pool, list(programs), packed, left_s, is_last=pool is order[-1])
                 if isinstance(answer, list):
                     return answer
                 if isinstance(answer, SandboxBusy):
@@ -92,13 +99,12 @@ class PoolJudge:
         return [not_judged(tests, reason) for _ in programs]
 
     def _ask(
-        self, index: int, programs: list[Program], tests: PackedTests, left_s: float, *, is_last: bool
+        self, pool: Any, programs: list[Program], tests: PackedTests, left_s: float, *, is_last: bool
     ) -> list[Judgement] | SandboxBusy | str:
         """The verdicts, or that it is busy, or why it cannot be asked. The last pool is waited for, come what may."""
         import ray
         from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-        _, pool = self._pools[index]
         call = pool.judge.remote(programs, tests, client=self._client, run=self._run, deadline_s=left_s)
         end = time.monotonic() + left_s + self._answer_s
         try:
@@ -106,7 +112,7 @@ class PoolJudge:
                 if time.monotonic() >= end:
                     break
                 if not _has_pulse(pool):
-                    self._asked_last_until[index] = time.monotonic() + ASKED_LAST_S
+                    self._asked_last_until[pool] = time.monotonic() + ASKED_LAST_S
                     return f"no sign of life in {PULSE_S:.0f} s"
             return ray.get(call, timeout=max(0.0, end - time.monotonic()))
         except RayTaskError as error:  # first: one whose cause is a timeout is a GetTimeoutError too
@@ -116,22 +122,22 @@ class PoolJudge:
                 raise error.cause from None
             return f"{type(error.cause).__name__}: {error.cause}"
         except GetTimeoutError:
-            self._asked_last_until[index] = time.monotonic() + ASKED_LAST_S
+            self._asked_last_until[pool] = time.monotonic() + ASKED_LAST_S
             return f"no answer {self._answer_s:.0f} s after the deadline"
         except RayError as error:  # it is dead, unschedulable, out of memory, or what it needs is lost
             return first_line(error)
 
-    def _in_order(self) -> list[int]:
-        """Indexes: the own node's first, each kind in turn, so that pools share the work; what timed out last."""
+    def _in_order(self) -> list[Any]:
+        """Pools: the own node's first, each kind in turn, so that pools share the work; what timed out last."""
         import ray
 
         own = ray.get_runtime_context().get_node_id()
         self._turn += 1
-        near = [index for index, (node, _) in enumerate(self._pools) if node == own]
-        far = [index for index, (node, _) in enumerate(self._pools) if node != own]
+        near = [pool for node, pool in self._pools if node == own]
+        far = [pool for node, pool in self._pools if node != own]
         order = [pools[(self._turn + i) % len(pools)] for pools in (near, far) for i in range(len(pools))]
         now = time.monotonic()
-        return sorted(order, key=lambda index: self._asked_last_until[index] > now)
+        return sorted(order, key=lambda pool: self._asked_last_until.get(pool, now) > now)
 
     def _pack(self, tests: TestSet) -> PackedTests:
         pickled = pickle.dumps(tests)

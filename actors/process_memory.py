@@ -13,6 +13,11 @@ def largest_descendant(pid: int | None = None) -> int:
     return max((_peak(child) for child in _descendants(os.getpid() if pid is None else pid)), default=0)
 
 
+def resident() -> int:
+    """Of this process, now, bytes."""
+    return _of("self", "VmRSS:")
+
+
 def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -33,9 +38,13 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _peak(pid: int) -> int:
+    return _of(str(pid), "VmHWM:")
+
+
+def _of(process: str, what: str) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text()
     except OSError:  # it has ended meanwhile
         return 0
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    lines = [line for line in status.splitlines() if line.startswith(what)]
     return int(lines[0].split()[1]) * _KIB if lines else 0  # one that is ending has no memory any more

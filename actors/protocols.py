@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from funicular.actors.readings import Reading
 from funicular.actors.scorer import ScoreReport
 from funicular.actors.types import (
     EmptySlot,
@@ -30,6 +31,9 @@ class Generating(Protocol):
     async def metrics(self) -> dict[str, float]:
         """Metrics since the last call."""
 
+    async def now(self) -> list[Reading]:
+        """What they do now."""
+
 
 class Scoring(Protocol):
     """All scorers as one service (`actors/scorers.py`)."""
@@ -40,6 +44,9 @@ class Scoring(Protocol):
     async def metrics(self) -> dict[str, float]:
         """Metrics since the last call."""
 
+    async def now(self) -> list[Reading]:
+        """What they do now, and what the sandbox does."""
+
 
 class Teaching(Protocol):
     """All teachers as one service (`actors/teachers.py`)."""
@@ -49,6 +56,9 @@ class Teaching(Protocol):
 
     async def metrics(self) -> dict[str, float]:
         """Metrics since the last call."""
+
+    async def now(self) -> list[Reading]:
+        """What they do now."""
 
 
 class Watching(Protocol):
@@ -83,6 +93,9 @@ class Buffering(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """Of the batch taken last."""
+
+    async def now(self) -> list[Reading]:
+        """How its slots stand."""
 
     def waiting_slots(self) -> list[int]:
         """Reserved slots not filled yet, oldest first."""

@@ -28,7 +28,7 @@ CALLS_AT_ONCE = 64
 WATCH = "watch"
 """Ray's concurrency group of `start` and `stats`, so that they never wait for batches."""
 PULSE = "pulse"
-"""Ray's concurrency group of `pulse`: the others may wait for slots that start."""
+"""Ray's concurrency group of `pulse` and `now`: the others may wait for slots that start."""
 TASK_RETRIES = 5
 """How often Ray repeats a call whose pool died meanwhile."""
 CACHED_TESTS_MIB = 256
@@ -127,8 +127,17 @@ class SandboxPool:
 
     def report(self) -> PoolReport:
         """Level and counters; begins a new window for the longest waits."""
-        sandbox = self._open()
-        stats = sandbox.stats()
+        return self._report(self._open(), new_window=True)
+
+    def now(self) -> PoolReport | None:
+        """The same at once, whatever else is under way, and without a new window; None while its slots start."""
+        return self._report(self._sandbox, new_window=False) if self._sandbox else None
+
+    def pulse(self) -> None:
+        """Answer at once, whatever else is under way: the process runs."""
+
+    def _report(self, sandbox: Sandbox, *, new_window: bool) -> PoolReport:
+        stats = sandbox.stats(new_window=new_window)
         return PoolReport(
             level=sandbox.level,
             why_not_higher=sandbox.why_not_higher,
@@ -136,9 +145,6 @@ class SandboxPool:
             stats=stats,
             life=self._life,
         )
-
-    def pulse(self) -> None:
-        """Answer at once, whatever else is under way: the process runs."""
 
     def _open(self) -> Sandbox:
         with self._lock:

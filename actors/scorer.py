@@ -6,14 +6,16 @@ A plain class; `scorer_actor` makes it a Ray actor. Loads no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from funicular.actors.doing import Doing, told
 from funicular.actors.errors import RunStopped
+from funicular.actors.kept_gauges import KeptGauges
+from funicular.actors.pool_judge import PoolJudge
 from funicular.actors.types import GroupPayload
-from funicular.rewards.code import CodeJudge
 from funicular.rewards.config import RewardConfig
 from funicular.rewards.runner import FunctionRunner
 from funicular.rewards.types import Task, Verdict
@@ -36,21 +38,39 @@ class Scorer:
     Args:
         recipe_folder: to which the paths of user functions are relative.
         judge: runs untrusted code; None: no task needs that.
+        name: the scorer's, in its run.
+        run: the run's name, under which Prometheus is told what the scorer does; None: nobody is told.
 
     Raises:
         ValueError: section `reward` is wrong, or a function cannot be loaded.
     """
 
-    def __init__(self, config: RewardConfig, recipe_folder: str, judge: CodeJudge | None = None) -> None:
+    def __init__(
+        self,
+        config: RewardConfig,
+        recipe_folder: str,
+        judge: PoolJudge | None = None,
+        *,
+        name: str = "scorer",
+        run: str | None = None,
+    ) -> None:
+        self.doing = Doing(KeptGauges(run=run, part=name) if run is not None else None)
+        self._judge = judge
         self._runner = FunctionRunner(config, Path(recipe_folder), judge=judge)
         self._runner.start()
 
+    @told
     def score(self, task: Task, payload: GroupPayload) -> ScoreReport:
         """Verdicts of the payload's G completions, in order."""
         started = time.monotonic()
         completion_ids_G = [payload.token_ids[payload.completion(i)].tolist() for i in range(len(payload.texts))]
         verdicts, raised = self._runner.score(task, payload.texts, completion_ids_G)
         return ScoreReport(verdicts_G=tuple(verdicts), seconds=time.monotonic() - started, raised=raised)
+
+    def use_pools(self, pools: Sequence[tuple[str, Any]]) -> None:
+        """Have code judged in these sandbox pools from now on: node id and actor handle of each."""
+        if self._judge is not None:
+            self._judge.use(pools)
 
     def close(self) -> None:
         """Kill the child process."""

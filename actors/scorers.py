@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from funicular.actors.busy_clock import BusyClock
 from funicular.actors.errors import GroupFailed, RunStopped
+from funicular.actors.readings import Reading
 from funicular.actors.sandbox_pools import SandboxPools
 from funicular.actors.scorer import ErrorStreaks, ScoreReport
 from funicular.cluster.calls import DeadlineExceeded, call
@@ -34,6 +35,8 @@ TRIES = 2
 class _Member:
     name: str
     actor: Any
+    pools: int
+    """`SandboxPools.changes` when the actor was last told which pools there are."""
     in_flight: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A scorer serves one call at a time; held during it, so that the deadline counts no waiting."""
@@ -69,7 +72,8 @@ class Scorers:
         self._pools = pools
         self._busy = BusyClock(count)
         self._waits: list[float] = []
-        self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}")) for i in range(count)]
+        changes = pools.changes if pools else 0
+        self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}"), changes) for i in range(count)]
 
     async def score(self, task: Task, payload: Any) -> ScoreReport:
         """Score one group.
@@ -79,7 +83,7 @@ class Scorers:
 
         Raises:
             GroupFailed: the payload is lost (`payload_lost`), or scorers died over it or missed the deadline
-                (`scorer_died`), or raised (`scorer_failed`).
+                (`scorer_died`), or raised (`scorer_failed`), or its sandbox nodes left twice (`pools_left`).
             RunStopped: a reward function raised in too many groups in a row.
             RestartBudgetSpent: a scorer could not be replaced any more.
         """
@@ -91,6 +95,7 @@ class Scorers:
             try:
                 async with member.turn:  # bounded: whoever holds it has the deadline
                     self._waits.append(time.monotonic() - began_waiting)
+                    await self._tell_of_pools(member)
                     answer = await self._ask(member, task, payload)
             finally:
                 member.in_flight -= 1
@@ -108,12 +113,43 @@ class Scorers:
             self._waits.clear()
         return metrics | (await self._pools.metrics() if self._pools else {})
 
+    async def now(self) -> list[Reading]:
+        """Groups at each scorer, how many scorers are busy, how many groups wait for one, and what the sandbox does."""
+        busy = sum(member.turn.locked() for member in self._members)
+        waiting = sum(max(0, member.in_flight - 1) for member in self._members)
+        return [
+            *(Reading(name="now/groups", value=m.in_flight, labels={"part": m.name}) for m in self._members),
+            Reading(name="now/scorers", value=busy, labels={"state": "busy"}),
+            Reading(name="now/scorers", value=len(self._members) - busy, labels={"state": "idle"}),
+            Reading(name="now/scorers_waiting", value=waiting),
+            *(await self._pools.now() if self._pools else ()),
+        ]
+
+    async def _tell_of_pools(self, member: _Member) -> None:
+        """Before its next group; Ray keeps the order of calls."""
+        if self._pools is None:
+            return
+        await self._pools.some()
+        if member.pools != self._pools.changes:
+            member.pools = self._pools.changes
+            member.actor.use_pools.remote(self._pools.handles)
+
+    async def _lost_its_pools(self, member: _Member, report: ScoreReport) -> bool:
+        """Whether judging raised, and there are other pools now than the scorer knows of: their nodes have left."""
+        if self._pools is None or not any(name.startswith("verifier ") for name in report.raised):
+            return False
+        await self._pools.follow()
+        return member.pools != self._pools.changes
+
     async def _ask(self, member: _Member, task: Task, payload: Any) -> ScoreReport | GroupFailed:
-        """A GroupFailed that is returned, not raised: the scorer was replaced, and another try may succeed."""
+        """A GroupFailed that is returned, not raised: scorer or pools were replaced, another try may succeed."""
         what = f"{member.name}: {task.task_id}"
         self._busy.change(1)
         try:
-            return await call(member.actor.score.remote(task, payload), deadline_s=self._deadline_s, what=what)
+            report = await call(member.actor.score.remote(task, payload), deadline_s=self._deadline_s, what=what)
+            if await self._lost_its_pools(member, report):
+                return GroupFailed("pools_left", f"{what}: {report.raised}")
+            return report
         except (GroupFailed, RunStopped):
             raise
         except (RayActorError, DeadlineExceeded) as error:
@@ -132,6 +168,7 @@ class Scorers:
         self._budget.spend(member.name, reason)
         self._kill_actor(member.actor)
         member.actor = self._make_actor(member.name)
+        member.pools = self._pools.changes if self._pools else 0
 
 
 def _raised_there(error: RayError) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter
 
+from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.serving_stats import ServingStats, StatCollector
 
 PERIOD_S = 5.0
@@ -27,22 +28,18 @@ GAUGES = {
     "waiting": "Requests that wait inside the engine",
     "kv_cache_frac": "Part of the KV cache in use",
 }
-"""Name to description."""
+"""Name to description, in the order in which `_tell` gives their values."""
 
 
 class ServingGauges:
     """Takes in iterations, and tells Ray of them now and then: that costs more than an iteration's sums."""
 
     def __init__(self, generator: str) -> None:
-        tags = {"generator": generator}
-
-        def made(kind: type[Counter | Gauge], name: str, text: str) -> Any:
-            metric = kind(f"funicular_generator_{name}", description=text, tag_keys=("generator",))
-            metric.set_default_tags(tags)
-            return metric
-
-        self._counters = {field: made(Counter, name, text) for field, (name, text) in COUNTERS.items()}
-        self._gauges = {name: made(Gauge, name, text) for name, text in GAUGES.items()}
+        self._counters = {}
+        for field, (name, text) in COUNTERS.items():
+            self._counters[field] = Counter(_full(name), description=text, tag_keys=("generator",))
+            self._counters[field].set_default_tags({"generator": generator})
+        self._gauges = KeptGauges(generator=generator)
         self._collector = StatCollector(waiting_outside=lambda: 0)
         self._told_at = time.monotonic()
 
@@ -59,6 +56,10 @@ class ServingGauges:
             if value := getattr(stats, field):  # Ray refuses to count 0
                 counter.inc(value)
         if scheduler is not None:
-            self._gauges["running"].set(scheduler.num_running_reqs)
-            self._gauges["waiting"].set(scheduler.num_waiting_reqs)
-            self._gauges["kv_cache_frac"].set(scheduler.kv_cache_usage)
+            now = (scheduler.num_running_reqs, scheduler.num_waiting_reqs, scheduler.kv_cache_usage)
+            for (name, text), value in zip(GAUGES.items(), now, strict=True):
+                self._gauges.set(_full(name), text, value)
+
+
+def _full(name: str) -> str:
+    return f"funicular_generator_{name}"

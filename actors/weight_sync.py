@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from funicular.actors.doing import Doing
 from funicular.actors.weights import PublishedWeights, SyncRecord
 
 
@@ -78,16 +79,24 @@ class WeightSync:
     """Moves weights from learner to generators; knows the newest committed version."""
 
     def __init__(
-        self, learners: WeightSource, generators: WeightSink, *, attempts: int, builds_on: bool = False
+        self,
+        learners: WeightSource,
+        generators: WeightSink,
+        *,
+        attempts: int,
+        builds_on: bool = False,
+        doing: Doing | None = None,
     ) -> None:
         """Args:
         attempts: sends of one version before a generator that refuses it is rebuilt.
         builds_on: the learner is given what was packed before, for deltas or for what no step changes.
+        doing: tells what is under way; None: nobody is told.
         """
         self._learners = learners
         self._generators = generators
         self._attempts = attempts
         self._builds_on = builds_on
+        self._doing = doing or Doing(None)
         self._packed: PublishedWeights | None = None
         self.version = -1
         """Newest committed policy version; -1 before the first publish."""
@@ -97,7 +106,7 @@ class WeightSync:
         began = time.monotonic()
         sent = _Sent()
         await self._send(version, sent)
-        while not await self._generators.until_serving():
+        while not await self._until_serving():
             await self._send(version, sent)  # each round spends restarts, and their budget ends
         self.version = version
         return PublishReport(
@@ -108,6 +117,10 @@ class WeightSync:
             total_bytes=sent.total_bytes,
         )
 
+    async def _until_serving(self) -> bool:
+        with self._doing("wait_for_generator"):
+            return await self._generators.until_serving()
+
     async def _send(self, version: int, sent: _Sent) -> None:
         """Pack and send until every live generator has committed; those that refuse to the last are rebuilt."""
         for attempt in range(self._attempts):
@@ -115,13 +128,15 @@ class WeightSync:
             base, self._packed = self._packed, None
             if attempt or not self._builds_on:  # what is sent again is sent whole
                 base = None
-            weights = await self._learners.pack(version, base)  # anew each time: the fault may lie in the bytes
+            with self._doing("pack"):
+                weights = await self._learners.pack(version, base)  # anew each time: the fault may lie in the bytes
             self._packed = weights
             if attempt:  # by another way than the one that may have damaged it
                 weights = weights.in_store_only()
             sent.pack_seconds += time.monotonic() - began
             sent.total_bytes = weights.manifest.total_bytes
             last = attempt == self._attempts - 1
-            sent.records += await self._generators.install(weights, last_attempt=last)
+            with self._doing("install"):
+                sent.records += await self._generators.install(weights, last_attempt=last)
             if not self._generators.behind:
                 return

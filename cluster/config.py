@@ -17,6 +17,9 @@ class ClusterConfig:
     """Run generators and learner on GPUs; null: where Ray sees GPUs and the installed torch is not a CPU build."""
     room_deadline_s: float = 120.0
     """Seconds that a run waits for CPUs, GPUs and roles that other jobs of the cluster hold, before it is refused."""
+    sandbox_places: int = 0
+    """Units of the resource `sandbox` for which the run asks Ray's autoscaler at its start; nodes that offer them get
+    pools while the run goes on. 0: asks for none, nor does a Ray of this process alone."""
     buffer_deadline_s: float = 120.0
     """Seconds within which the rollout buffer must answer before it is replaced."""
     max_restarts: int = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,11 @@ _SPINS = "1000"
 """How long OpenMP threads on CPUs spin before they sleep: what libgomp takes where threads outnumber cores. It cannot
 know that generators and learner ranks share them. With its default, 300,000, an overlapping step took 2.7 times as
 long."""
+
+
+_asked_for_sandbox = False
+"""This process has asked Ray's autoscaler for nodes, and not taken that back."""
+log = logging.getLogger(__name__)
 
 
 class ClusterTooSmall(ValueError):
@@ -55,6 +61,16 @@ class Demand:
     engines: tuple[Engines, ...] = ()
 
 
+def ray_address(config: ClusterConfig) -> str:
+    """Where a run connects to; `local`: it starts a Ray of its own."""
+    return os.environ.get("RAY_ADDRESS", "local") if config.address == "auto" else config.address
+
+
+def sandbox_nodes_come(config: ClusterConfig) -> bool:
+    """Whether the run asks an autoscaler for them; a Ray of its own has none."""
+    return config.sandbox_places > 0 and ray_address(config) != "local"
+
+
 def connect(config: ClusterConfig, demand: Demand) -> Session:
     """Connect to the cluster of `cluster.address`, or start Ray here, and check that it holds the recipe.
 
@@ -66,9 +82,7 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     """
     import ray
 
-    address = config.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "local")
+    address = ray_address(config)
     local = address == "local"
     # A variable that both the job and this process name has the same value in both; Ray refuses it otherwise
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -107,7 +121,8 @@ def connect(config: ClusterConfig, demand: Demand) -> Session:
     _refuse_too_small(demand, nodes, use_gpu=use_gpu)
     if not local:
         _wait_for_room(demand, _offered(nodes), config.room_deadline_s, use_gpu=use_gpu)
-    return Session(use_gpu=use_gpu, roles=_offered(nodes))
+    roles = _offered(nodes) | ({SANDBOX} if sandbox_nodes_come(config) else set())
+    return Session(use_gpu=use_gpu, roles=roles)
 
 
 def seen_by_actors(folder: Path) -> Path:
@@ -131,7 +146,7 @@ def sandbox_cpus_by_node() -> dict[str, int]:
     import ray
 
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    if kept := {node: int(resources[SANDBOX]) for node, resources in alive.items() if SANDBOX in resources}:
+    if kept := _kept_for_sandbox(alive):
         return kept
     cpus = {node: int(resources.get("CPU", 0)) for node, resources in alive.items()}
     own = ray.get_runtime_context().get_node_id()
@@ -140,10 +155,57 @@ def sandbox_cpus_by_node() -> dict[str, int]:
     return {node: count for node, count in cpus.items() if count}
 
 
+def nodes_now() -> tuple[frozenset[str], dict[str, int]]:
+    """Ids of the nodes that have not left; and of those that offer `sandbox`, how much."""
+    import ray
+
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return frozenset(alive), _kept_for_sandbox(alive)
+
+
+def _kept_for_sandbox(alive: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    return {node: int(resources[SANDBOX]) for node, resources in alive.items() if SANDBOX in resources}
+
+
+def ask_for_sandbox(places: int) -> None:
+    """Have Ray's autoscaler, where there is one, bring nodes that offer so much of `sandbox`, and keep them.
+
+    A cluster has one such request: that of the run that asked last. `disconnect` takes it back.
+    """
+    global _asked_for_sandbox
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{SANDBOX: 1}] * places)
+    _asked_for_sandbox = places > 0
+
+
+def wait_for_sandbox(deadline_s: float) -> dict[str, int]:
+    """Ids of the nodes that offer `sandbox`, and how much, as soon as there is one.
+
+    Raises:
+        ClusterTooSmall: none came in time.
+    """
+    limit = time.monotonic() + deadline_s
+    while not (found := nodes_now()[1]):
+        if time.monotonic() > limit:
+            raise ClusterTooSmall(
+                f"no node that offers the resource `sandbox` came within {deadline_s:.0f} s (cluster.room_deadline_s), "
+                "and cluster.sandbox_places asks for some. Is Ray's autoscaler on, and has it a group of such nodes? "
+                "cluster.sandbox_places=0 judges on the nodes that there are."
+            )
+        time.sleep(1.0)
+    return found
+
+
 def disconnect() -> None:
     """Leave the cluster; a Ray of our own ends with all its processes."""
     import ray
 
+    if _asked_for_sandbox and ray.is_initialized():
+        try:
+            ask_for_sandbox(0)
+        except Exception:  # of whatever kind: the cluster may be gone, and the run has its own reason to end
+            log.warning("the autoscaler's nodes for the sandbox were not given back", exc_info=True)
     ray.shutdown()
 
 

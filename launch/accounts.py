@@ -75,6 +75,11 @@ class Accounts:
         """Passes over the training tasks."""
         return self._tasks.epoch
 
+    @property
+    def open_groups(self) -> int:
+        """Groups that are issued, and neither trained nor dropped."""
+        return len(self._open)
+
     def open(self, slot: int) -> Issue:
         """Issue a group for a newly reserved slot: the task it had at the snapshot, or the next one."""
         if slot in self._again:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 from funicular.actors.buffer import buffer_actor
 from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.distillation_config import teacher_in_ranks, teacher_scores_samples
+from funicular.actors.doing import Doing
 from funicular.actors.engine_link import SILENCE_DEADLINE_S
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.given_completions import GivenCompletions, encoder_actor
+from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
 from funicular.actors.sandbox_pool import sandbox_pool_actor
-from funicular.actors.sandbox_pools import SandboxPools
+from funicular.actors.sandbox_pools import Nodes, SandboxPools
 from funicular.actors.scorer import ErrorStreaks, scorer_actor
 from funicular.actors.scorers import Scorers
 from funicular.actors.served_adapter import served_adapter
@@ -29,7 +31,16 @@ from funicular.actors.unsent_weights import UnsentWeights
 from funicular.actors.weight_sync import WeightSync
 from funicular.cluster.node_monitors import NodeMonitors
 from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
-from funicular.cluster.session import Demand, Engines, sandbox_cpus_by_node, seen_by_actors
+from funicular.cluster.session import (
+    Demand,
+    Engines,
+    ask_for_sandbox,
+    nodes_now,
+    sandbox_cpus_by_node,
+    sandbox_nodes_come,
+    seen_by_actors,
+    wait_for_sandbox,
+)
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -128,20 +139,36 @@ async def build(
 
 
 async def start_pools(config: Config, tasks: Sequence[Task], say: Callable[[str], None]) -> SandboxPools | None:
-    """A sandbox pool on each node, if any of the tasks needs one.
+    """A sandbox pool on each node, if any of the tasks needs one, and later on nodes that join for it.
 
     Args:
-        say: called with sentences about levels that nodes reach.
+        say: called with sentences about levels that nodes reach, also later.
 
     Raises:
         IsolationUnavailable: a node does not isolate untrusted code as the recipe requires.
+        ClusterTooSmall: the recipe asks for nodes for the sandbox, and none came.
     """
     if not needs_sandbox(config, tasks):
         return None
     sandbox = effective_sandbox(config)
+    if sandbox_nodes_come(config.cluster):
+        ask_for_sandbox(config.cluster.sandbox_places)
+        offered = await asyncio.to_thread(wait_for_sandbox, config.cluster.room_deadline_s)
+    else:
+        offered = sandbox_cpus_by_node()
+
+    def slots_of(nodes: Mapping[str, int]) -> dict[str, int]:
+        return {node: sandbox.slots or cpus for node, cpus in nodes.items()}
+
+    def look() -> Nodes:
+        alive, kept = nodes_now()
+        return Nodes(alive=alive, slots=slots_of(kept))
+
     pools = SandboxPools(
         lambda node, slots: sandbox_pool_actor(node, config.cluster.max_restarts).remote(sandbox, slots),
-        {node: sandbox.slots or cpus for node, cpus in sandbox_cpus_by_node().items()},
+        slots_of(offered),
+        look=look,
+        say=say,
     )
     try:
         for sentence in await pools.start(language_of(config)):
@@ -176,7 +203,7 @@ def _scorer_maker(config: Config, recipe_folder: Path, pools: SandboxPools | Non
         judge = None
         if pools:
             judge = PoolJudge(pools.handles, client=name, run=config.name, config=config.sandbox)
-        return actor_class.remote(config.reward, str(recipe_folder), judge)
+        return actor_class.remote(config.reward, str(recipe_folder), judge, name=name, run=config.name)
 
     return make
 
@@ -220,6 +247,7 @@ def make_learners(
         distillation=config.distillation,
         teacher_folder=str(teacher_folder) if teacher_in_ranks(config.distillation) else None,
         chat_template=config.model.chat_template,
+        run=config.name,
     )
 
 
@@ -227,7 +255,8 @@ def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generat
     """Between the two, by the recipe's transport."""
     sync = config.weight_sync
     builds_on = sync.transport == "delta" or sync.lora == "adapter"
-    return WeightSync(learners, generators, attempts=sync.attempts, builds_on=builds_on)
+    doing = Doing(KeptGauges(run=config.name, part="weight-sync"))
+    return WeightSync(learners, generators, attempts=sync.attempts, builds_on=builds_on, doing=doing)
 
 
 def _given(config: Config, prepared: Prepared, roles: frozenset[str], budget: RestartBudget) -> GivenCompletions | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from funicular.cluster import session
 from funicular.launch.addresses import public_uri
 from funicular.launch.config import Config
 from funicular.launch.doctor_machine import write_near
@@ -19,14 +20,19 @@ from funicular.launch.finding import Finding, broken, doubtful, ok
 from funicular.launch.ray_token import TOKEN_FIX, token_place, use_token
 from funicular.rewards.verifiers import SANDBOXED
 
+SUBMIT_ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""Wins over RAY_ADDRESS with `funicular submit` and its kin; `funicular train` does not read it."""
 ANSWER_S = 20.0
 """Seconds within which a service must answer."""
 
 
 def service_findings(config: Config) -> Iterator[Finding]:
     """One after the other; each has a deadline."""
+    submitted_to = os.environ.get(SUBMIT_ADDRESS)  # first: who asks a job server sets it
     yield ray_token(config)
     yield ray_cluster(config)
+    if submitted_to:
+        yield submit_server(submitted_to)
     yield mlflow_server(config)
     yield checkpoint_store(config)
     yield sandbox_level(config)
@@ -35,13 +41,12 @@ def service_findings(config: Config) -> Iterator[Finding]:
 
 def ray_address(config: Config) -> str:
     """Where the run would connect to: `local`, or an address."""
-    address = config.cluster.address
-    return os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    return session.ray_address(config.cluster)
 
 
 def ray_token(config: Config) -> Finding:
     """A cluster with token authentication wants one."""
-    if ray_address(config) == "local":
+    if ray_address(config) == "local" and SUBMIT_ADDRESS not in os.environ:
         return ok("ray token", "not needed: Ray is started by the run")
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         return ok("ray token", "RAY_AUTH_MODE=disabled")
@@ -61,7 +66,7 @@ def ray_cluster(config: Config) -> Finding:
     if address == "local":
         return ok("ray", "the run starts its own (cluster.address, RAY_ADDRESS)")
     if address.startswith(("http://", "https://")):
-        return _job_server(address.rstrip("/"))
+        return _job_server("ray", address.rstrip("/"), "RAY_ADDRESS")
     complaint = _unhealthy(address.removeprefix("ray://"))
     if complaint is not None:
         fix = "Start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set cluster.address=local"
@@ -72,22 +77,30 @@ def ray_cluster(config: Config) -> Finding:
     return ok("ray", f"a healthy cluster at {address}")
 
 
-def _job_server(address: str) -> Finding:
-    """The address is for `funicular submit`, and the job server is asked as it asks."""
+def submit_server(address: str) -> Finding:
+    """The cluster that `funicular submit` goes to, where a variable that is for nothing else names it."""
+    if address.startswith(("http://", "https://")):
+        return _job_server("submit", address.rstrip("/"), SUBMIT_ADDRESS)
+    said = f"{SUBMIT_ADDRESS}={address}: expected the address of the cluster's dashboard"
+    return broken("submit", public_uri(said), "Give it as http://HEAD:8265")
+
+
+def _job_server(what: str, address: str, place: str) -> Finding:
+    """The address is for `funicular submit`, and the job server is asked as it asks. `place` names it."""
     use_token()
     from funicular.launch.jobs import JobError, Jobs
 
     try:
         there = Jobs(address).ray_version()
     except JobError as error:
-        fix = error.fix or "Correct RAY_ADDRESS: the address of the cluster's dashboard, such as http://HEAD:8265"
-        return broken("ray", public_uri(error.said), fix)
+        fix = error.fix or f"Correct {place}: the address of the cluster's dashboard, such as http://HEAD:8265"
+        return broken(what, f"{place}: {public_uri(error.said)}", fix)
     said = f"Ray {there} answers `funicular submit` at {public_uri(address)}; `funicular train` takes host:port"
     here = metadata.version("ray")
     if there != here:
         fix = f"Start the cluster with Ray {here}, or install the cluster's here: pip install 'ray[default]=={there}'"
-        return doubtful("ray", f"{said}. Installed here is Ray {here}", fix)
-    return ok("ray", said)
+        return doubtful(what, f"{said}. Installed here is Ray {here}", fix)
+    return ok(what, said)
 
 
 def _unhealthy(address: str) -> str | None:

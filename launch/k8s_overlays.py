@@ -6,19 +6,25 @@ Only what those files use: `add`, `replace`, `remove`, and `test`, which guards 
 from __future__ import annotations
 
 import copy
+import json
+import math
 from typing import Any
 
 import yaml
 
+from funicular.cluster.roles import SANDBOX
 from funicular.launch.k8s_manifest import Manifest, in_namespace, name_run, read_objects
 from funicular.launch.k8s_options import LONG_LIVED
 
 
-def apply_overlay(name: str, objects: list[Manifest], run: str, namespace: str) -> list[Manifest]:
+def apply_overlay(
+    name: str, objects: list[Manifest], run: str, namespace: str, sandbox_places: int = 0
+) -> list[Manifest]:
     """The objects with one overlay applied.
 
     Args:
         run: its name, as Kubernetes takes it.
+        sandbox_places: what the run will ask Ray's autoscaler for.
 
     Raises:
         ValueError: the overlay changes something that this recipe has not.
@@ -36,14 +42,26 @@ def apply_overlay(name: str, objects: list[Manifest], run: str, namespace: str) 
             if item["kind"] == patch["target"]["kind"]:
                 for operation in operations:
                     _patch(item, operation, name)
-                _make_room(item)
+                _make_room(item, sandbox_places)
     return changed + added
 
 
-def _make_room(item: Manifest) -> None:
-    """No overlay's upper limit is below the pods that the recipe or an option asks for."""
-    for group in item.get("spec", {}).get("rayClusterSpec", {}).get("workerGroupSpecs", ()):
-        group["maxReplicas"] = max(group["maxReplicas"], group["replicas"])
+def _make_room(item: Manifest, sandbox_places: int) -> None:
+    """No overlay's upper limit is below the pods that the recipe or an option asks for.
+
+    Ray's autoscaler brings nothing at all for a request that it cannot meet as a whole.
+    """
+    cluster = item.get("spec", {}).get("rayClusterSpec", {})
+    for group in cluster.get("workerGroupSpecs", ()):
+        pods = group["replicas"]
+        if group["groupName"] == SANDBOX and cluster.get("enableInTreeAutoscaling"):
+            pods = max(pods, math.ceil(sandbox_places / slots_of_pod(group)))
+        group["maxReplicas"] = max(group["maxReplicas"], pods)
+
+
+def slots_of_pod(group: Manifest) -> int:
+    """What a pod of the sandbox's group offers Ray."""
+    return int(json.loads(json.loads(group["rayStartParams"]["resources"]))[SANDBOX])
 
 
 def _patch(item: Manifest, operation: Manifest, overlay: str) -> None:

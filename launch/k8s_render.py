@@ -6,9 +6,10 @@ import sys
 
 import yaml
 
+from funicular.cluster.roles import SANDBOX
 from funicular.launch.k8s_manifest import Manifest, base_objects, kubernetes_name, with_images
 from funicular.launch.k8s_options import LONG_LIVED, RenderOptions
-from funicular.launch.k8s_overlays import apply_overlay
+from funicular.launch.k8s_overlays import apply_overlay, slots_of_pod
 from funicular.launch.k8s_recipe import unreachable
 from funicular.launch.k8s_rules import refusals
 from funicular.launch.recipe import LoadedRecipe
@@ -32,13 +33,29 @@ def render(loaded: LoadedRecipe, options: RenderOptions) -> list[Manifest]:
     if problems:
         raise CannotRender("\n".join(problems))
     objects = base_objects(loaded, options)
+    places = loaded.config.cluster.sandbox_places
+    if complaint := _never_come(objects, places, options):
+        raise CannotRender(complaint)
     # the long-lived cluster last: the others patch the RayJob that it replaces
     for name in sorted(dict.fromkeys(options.overlays), key=lambda name: name == LONG_LIVED):
-        objects = apply_overlay(name, objects, kubernetes_name(loaded.config.name), options.namespace)
+        objects = apply_overlay(name, objects, kubernetes_name(loaded.config.name), options.namespace, places)
     with_images(objects, options)
     if problems := refusals(objects):
         raise CannotRender("\n".join(problems))
     return objects
+
+
+def _never_come(objects: list[Manifest], places: int, options: RenderOptions) -> str | None:
+    """Sandbox slots that the recipe asks for, and nobody brings."""
+    (job,) = (item for item in objects if item["kind"] == "RayJob")
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    there = sum(group["replicas"] * slots_of_pod(group) for group in groups if group["groupName"] == SANDBOX)
+    if places <= there or "autoscaled-sandbox" in options.overlays:
+        return None
+    return (
+        f"cluster.sandbox_places={places}: the sandbox pods offer {there}, and without --overlay autoscaled-sandbox "
+        f"nobody brings more; add the overlay, raise --sandbox-pods, or set cluster.sandbox_places={there}"
+    )
 
 
 def write(objects: list[Manifest], heading: str) -> str:

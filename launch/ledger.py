@@ -58,6 +58,11 @@ class Ledger:
         self._file.flush()
         self.last_event_time = time.monotonic()
 
+    @property
+    def written(self) -> int:
+        """Bytes of the file; `on_disk` of them are safe."""
+        return self._written
+
     async def durable(self) -> None:
         """Return when every event so far is on disk; others may be appended meanwhile.
 

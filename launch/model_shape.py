@@ -8,6 +8,9 @@ from typing import Any
 from funicular.actors.model_shape import ModelShape, shape_of_model
 from funicular.launch.models import EMBEDDED, ModelError, resolve_model
 
+HUB_ANSWER_S = 15.0
+"""Seconds for the hub to give one small file; its client alone tries for a minute before it looks into its cache."""
+
 
 def shape_of(path: str) -> ModelShape:
     """The shape of the model of `model.path`.
@@ -45,7 +48,7 @@ def shape_from_config(config: Any) -> ModelShape:
 
 
 def config_folder(path: str) -> Path:
-    """A folder with the model's config.json; weights need not be there.
+    """A folder with the model's config.json; weights need not be there. Of a hub that is silent, the cache's.
 
     Raises:
         ModelError: there is none.
@@ -55,8 +58,18 @@ def config_folder(path: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    from funicular.launch.background import within
+
     try:
-        return Path(hf_hub_download(path, "config.json")).parent
+        return Path(within(lambda: hf_hub_download(path, "config.json"), HUB_ANSWER_S, "an answer of the hub")).parent
+    except TimeoutError as error:
+        try:
+            return Path(hf_hub_download(path, "config.json", local_files_only=True)).parent
+        except LocalEntryNotFoundError:
+            raise ModelError(
+                f"model.path={path}: {error}, and its cache has no config.json of it. Make the hub reachable, or "
+                "give a folder that holds nothing but that file: model.path=FOLDER"
+            ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise ModelError(
             f"model.path={path}: the hub did not give its config.json ({str(error).splitlines()[0]}). A folder that "

@@ -36,8 +36,8 @@ def earlier_times(folder: Path, model: str, shape: ModelShape, hardware: Hardwar
         return None
     try:
         config = resolved_config(run.config)
-    except RecipeError:  # of another version of this program
-        return None
+    except RecipeError as error:  # of another version of this program
+        return f"{folder}: not compared, because this version does not take its config.yaml: {error.problems[0]}"
     steps = [line for line in read_metrics(run.metrics) if "time/step_s" in line][1:]
     if config.model.path != model or not steps:
         return None

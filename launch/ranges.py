@@ -170,6 +170,7 @@ RANGES: dict[str, Range] = {
     "tracking.traces_per_step": _MAYBE,
     "cluster.object_store_gib": Range(above=0),
     "cluster.room_deadline_s": _SECONDS,
+    "cluster.sandbox_places": _MAYBE,
     "cluster.buffer_deadline_s": _SECONDS,
     "cluster.max_restarts": _MAYBE,
     "cluster.stall_deadline_s": _SECONDS,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from funicular.actors.errors import RunStopped
 from funicular.actors.protocols import Buffering, Generating, Learning, Publishing, Scoring, Teaching, Watching
+from funicular.actors.readings import Reading
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints, Snapshot
@@ -116,6 +117,25 @@ class Run:
         if "buffer" in self.__dict__:
             self.buffer.close()
         self.buffer = self.make_buffer(released)
+
+    async def now(self) -> list[Reading]:
+        """What the run and its parts do now, for whoever watches between two steps."""
+        ledger = self.accounts.ledger
+        event_at = time.time() - (time.monotonic() - ledger.last_event_time)
+        readings = [
+            Reading(name="now/step", value=self.step),
+            Reading(name="now/version", value=self.weights.version, labels={"part": "weight-sync"}),
+            Reading(name="now/groups_open", value=self.accounts.open_groups),
+            Reading(name="now/ledger_bytes", value=ledger.written, labels={"state": "written"}),
+            Reading(name="now/ledger_bytes", value=ledger.on_disk, labels={"state": "on_disk"}),
+            Reading(name="now/ledger_event_at_s", value=event_at),
+            Reading(name="now/restarts_left", value=max(0, self.budget.limit - len(self.budget.deaths))),
+        ]
+        buffer = self.__dict__.get("buffer")  # there is none before the first attempt
+        parts = [part for part in (self.generators, self.given, self.teachers, buffer, self.scorers) if part]
+        for part in {id(part): part for part in parts}.values():  # a run that samples nothing has one for two
+            readings += await part.now()
+        return readings
 
     def _check_stall(self, waiting_since: float) -> None:
         idle_s = time.monotonic() - max(self.accounts.ledger.last_event_time, waiting_since)

@@ -1,13 +1,14 @@
 """Every metric of every step at Ray's Prometheus endpoint, from the driver: one place for all parts of a run.
 
-What generators tell between steps is `actors/serving_gauges.py`.
+What parts tell between steps is `live_gauges.py`, `actors/serving_gauges.py` and `actors/doing.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+
+from funicular.actors.kept_gauges import KeptGauges
 
 STEP = "funicular_step"
 
@@ -21,24 +22,12 @@ class StepGauges:
     """One gauge for each metric that the run ever logged, with the run's name as a tag."""
 
     def __init__(self, run_name: str) -> None:
-        self._tags = {"run": run_name}
-        self._gauges: dict[str, Any] = {}
+        self._gauges = KeptGauges(run=run_name)
 
     def set(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell the values of a step. Metrics of nodes are left out: Ray tells its own. Without Ray nothing happens."""
-        import ray
-
-        if not ray.is_initialized():
-            return
-        self._set(STEP, "The newest training step", step)
+        self._gauges.set(STEP, "The newest training step", step)
         for name, value in metrics.items():
             if not name.startswith("system/"):
-                self._set(gauge_name(name), f"{name} of the newest step that had it, see docs/metrics.md", value)
-
-    def _set(self, name: str, description: str, value: float) -> None:
-        from ray.util.metrics import Gauge
-
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(name, description=description, tag_keys=("run",))
-            self._gauges[name].set_default_tags(self._tags)
-        self._gauges[name].set(value)
+                text = f"{name} of the newest step that had it, see docs/metrics.md"
+                self._gauges.set(gauge_name(name), text, value)

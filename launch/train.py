@@ -25,6 +25,7 @@ from funicular.launch.finish import finish, model_of_step
 from funicular.launch.health import check_health
 from funicular.launch.image_checks import refuse_unfit_for_images
 from funicular.launch.ledger import Ledger
+from funicular.launch.live_gauges import told_live
 from funicular.launch.local_scoring import check_loading
 from funicular.launch.models import resolve_model
 from funicular.launch.native_types import changed_types
@@ -203,14 +204,15 @@ async def _run(
         started.append(run)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, run.stop.set)
-        if await loop(run) != "finished":
-            with progress.phase("completing the checkpoint"):
-                await run.checkpoints.settle()
-            run.report_checkpoints()
-            return False
-        with progress.phase(f"last evaluation, and the model to {prepared.folder.model}"):
-            await finish(run, prepared.folder)
-        return True
+        async with told_live(run):
+            if await loop(run) != "finished":
+                with progress.phase("completing the checkpoint"):
+                    await run.checkpoints.settle()
+                run.report_checkpoints()
+                return False
+            with progress.phase(f"last evaluation, and the model to {prepared.folder.model}"):
+                await finish(run, prepared.folder)
+            return True
     finally:
         if started:
             await _complete_checkpoint(started[0], progress)

@@ -13,6 +13,7 @@ from funicular.actors.buffer import SlotBuffer
 from funicular.actors.buffers import RolloutBuffer
 from funicular.actors.config import AlgorithmConfig
 from funicular.actors.errors import GroupFailed
+from funicular.actors.readings import Reading
 from funicular.actors.scorer import ScoreReport
 from funicular.actors.types import GenerationRecord, GenerationRequest, ScoredGroup, StepResult, TeacherRecord
 from funicular.actors.weight_sync import PublishReport
@@ -86,6 +87,9 @@ class FakeGenerators:
     async def metrics(self) -> dict[str, float]:
         return {}
 
+    async def now(self) -> list[Reading]:
+        return [Reading(name="now/groups", value=0, labels={"part": "generator-0"})]
+
 
 class FakeScorers:
     """Rewards 0, 1, 0, 1, … unless told otherwise."""
@@ -104,6 +108,9 @@ class FakeScorers:
     async def metrics(self) -> dict[str, float]:
         return {}
 
+    async def now(self) -> list[Reading]:
+        return [Reading(name="now/groups", value=0, labels={"part": "scorer-0"})]
+
 
 class FakeTeachers:
     """Finds every completion's tokens probable, unless told otherwise."""
@@ -120,6 +127,9 @@ class FakeTeachers:
 
     async def metrics(self) -> dict[str, float]:
         return {"teachers/serving": 1.0}
+
+    async def now(self) -> list[Reading]:
+        return []
 
 
 class FakeLearners:

@@ -178,9 +178,9 @@ class Sandbox:
         for submission in submissions:
             submission.result.cancel()
 
-    def stats(self) -> SandboxStats:
-        """What it did so far; begins a new window for the longest waits."""
-        return self._recorder.read(level=self.level, waiting=self._queue.waiting)
+    def stats(self, *, new_window: bool = True) -> SandboxStats:
+        """What it did so far; begins a new window for the longest waits, unless told not to."""
+        return self._recorder.read(level=self.level, waiting=self._queue.waiting, new_window=new_window)
 
     def close(self) -> None:
         """End every slot and what runs in it. What waits is `Outcome.INFRA_ERROR`."""

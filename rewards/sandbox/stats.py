@@ -45,6 +45,8 @@ class SandboxStats:
     """As the maximum."""
     waiting: int = 0
     """Submissions in the queue now."""
+    busy: int = 0
+    """Slots that work on a submission now."""
     restarts: int = 0
     """Slots replaced because they died, fell silent or could not be started."""
     recycled: int = 0
@@ -73,9 +75,9 @@ class SandboxStats:
             outcomes[outcome] += sign * count
         sums["outcomes"] = {outcome: count for outcome, count in outcomes.items() if count}
         if sign < 0:
-            unsummed = {name: getattr(self, name) for name in ("slots", "waiting", *_PEAKS)}
+            unsummed = {name: getattr(self, name) for name in (*_NOW, *_PEAKS)}
         else:
-            unsummed = {name: getattr(self, name) + getattr(other, name) for name in ("slots", "waiting")}
+            unsummed = {name: getattr(self, name) + getattr(other, name) for name in _NOW}
             unsummed |= {name: max(getattr(self, name), getattr(other, name)) for name in _PEAKS}
         return SandboxStats(level=self.level if self.level is other.level else None, **sums, **unsummed)
 
@@ -95,6 +97,7 @@ _SUMS = (
     "dropped",
     "refused",
 )
+_NOW = ("slots", "waiting", "busy")
 _PEAKS = ("queue_wait_max_s", "queue_wait_p95_s")
 
 
@@ -150,12 +153,13 @@ class Recorder:
                 return 0.0
             return len(self._completed) / max(time.monotonic() - self._completed[0], 0.05)
 
-    def read(self, *, level: Level, waiting: int) -> SandboxStats:
-        """The counters now; starts a new window for maximum and percentile."""
+    def read(self, *, level: Level, waiting: int, new_window: bool = True) -> SandboxStats:
+        """The counters now; starts a new window for maximum and percentile, unless told not to."""
         with self._lock:
             now = time.monotonic()
             waits = sorted(self._waits)
-            self._waits.clear()
+            if new_window:
+                self._waits.clear()
             return SandboxStats(
                 level=level,
                 slots=self._slots,
@@ -168,5 +172,6 @@ class Recorder:
                 queue_wait_max_s=waits[-1] if waits else 0.0,
                 queue_wait_p95_s=waits[int(0.95 * (len(waits) - 1))] if waits else 0.0,
                 waiting=waiting,
+                busy=len(self._busy_since),
                 **self._sums,
             )

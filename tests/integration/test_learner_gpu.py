@@ -11,6 +11,7 @@ import torch
 
 from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.fingerprint import fingerprint
+from funicular.actors.learner import memory_now
 from funicular.actors.token_logprobs import Tiling, token_logprobs
 from tests import plain_policy
 from tests.learner_batches import LIMIT, batch, distance, load_plain, plan
@@ -29,6 +30,15 @@ COARSE = 0.05
 COARSEST = 0.12
 """Where parameters and activations are too: 0.084 on an H200, and on a CPU."""
 BFLOAT16 = {"dtype": "bfloat16", "compute_dtype": "bfloat16"}
+
+
+def test_a_rank_tells_its_memory_of_the_gpu() -> None:
+    device = torch.device("cuda", 0)
+    before = memory_now(device)
+    kept = torch.zeros(64 << 20, dtype=torch.uint8, device=device)
+    after = memory_now(device)
+    assert after["gpu"] - before.get("gpu", 0.0) == kept.numel()
+    assert after["gpu_reserved"] >= after["gpu"]
 
 
 @pytest.fixture(scope="module")

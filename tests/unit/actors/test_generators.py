@@ -315,3 +315,37 @@ async def test_statistics_of_the_generators_that_answer_are_enough() -> None:
     metrics = await generators.metrics()
     assert metrics["serving/tokens_per_s"] == 5.0
     assert metrics["generators/serving"] == 2.0
+
+
+async def test_what_generators_do_now_is_counted_by_state() -> None:
+    world = FakeWorld()
+    generators, _ = await published(world, count=2)
+    gate = asyncio.Event()
+    first, second = world.made
+
+    async def held(published: PublishedWeights, attempt: int) -> None:
+        await gate.wait()
+
+    first.do_install = held  # type: ignore[assignment, method-assign]
+    generators._members[1].in_flight = 3
+    installing = asyncio.create_task(generators.install(weights(1), last_attempt=False))
+    while generators._members[1].version != 1:
+        await asyncio.sleep(0)
+    now = {(reading.name, *reading.labels.values()): reading.value for reading in await generators.now()}
+    assert now == {
+        ("now/engines", "generator", "starting"): 0,
+        ("now/engines", "generator", "waiting"): 0,
+        ("now/engines", "generator", "installing"): 1,
+        ("now/engines", "generator", "serving"): 1,
+        ("now/groups", "generator-0"): 0,
+        ("now/groups", "generator-1"): 3,
+        ("now/version", "generator-0"): 0,
+        ("now/version", "generator-1"): 1,
+    }
+    gate.set()
+    await installing
+    assert {reading.value for reading in await generators.now() if "installing" in reading.labels.values()} == {0}
+    generators._distrust(generators._members[0], first, "dead")
+    states = {reading.labels["state"]: reading.value for reading in await generators.now() if "state" in reading.labels}
+    assert (states["starting"], states["serving"]) == (1, 1)
+    assert second is world.made[1]

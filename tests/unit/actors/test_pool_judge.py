@@ -112,9 +112,21 @@ def test_a_pool_that_did_not_answer_in_time_is_asked_last_for_a_while(monkeypatc
     near.raises = None
     judge([PROGRAM], sized(1))
     assert (near.asked, far.asked) == (1, 2)
-    judge._asked_last_until[0] = 0.0
+    judge._asked_last_until[near] = 0.0
     judge([PROGRAM], sized(1))
     assert (near.asked, far.asked) == (2, 2)
+
+
+def test_pools_that_left_are_forgotten_and_those_that_joined_are_asked() -> None:
+    near, far, late = FakePool(), FakePool(), FakePool()
+    judge = judge_over(("here", near), ("there", far))
+    near.raises = far.raises = GetTimeoutError("late")
+    with pytest.raises(PoolsDead):
+        judge([PROGRAM], sized(1))
+    judge.use([("there", far), ("elsewhere", late)])
+    assert set(judge._asked_last_until) == {far}
+    assert judge([PROGRAM], sized(1)) == [VERDICT]
+    assert (near.asked, far.asked, late.asked) == (1, 1, 1), "what had answered late is asked last"
 
 
 def test_a_pool_that_is_slow_but_alive_is_waited_for() -> None:

@@ -6,9 +6,17 @@ import os
 import subprocess
 import sys
 
-from funicular.actors.process_memory import largest_descendant
+from funicular.actors.process_memory import largest_descendant, resident
 
 MIB = 1 << 20
+
+
+def test_resident_memory_is_what_this_process_has_now() -> None:
+    before = resident()
+    held = bytearray(os.urandom(64 * MIB))
+    grown = resident() - before
+    del held
+    assert 50 * MIB < grown < 200 * MIB
 
 
 def test_the_largest_descendant_is_found_below_a_child_that_is_small() -> None:

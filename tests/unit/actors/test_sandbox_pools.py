@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from funicular.actors import sandbox_pools
 from funicular.actors.errors import RunStopped
 from funicular.actors.sandbox_pool import PoolReport
-from funicular.actors.sandbox_pools import SLOTS_PER_POOL, SandboxPools
+from funicular.actors.sandbox_pools import SLOTS_PER_POOL, Nodes, SandboxPools
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.sandbox.stats import SandboxStats
 from funicular.rewards.sandbox.types import Level
@@ -32,7 +32,7 @@ class FakePool:
             stats=SandboxStats(level=Level.L3, slots=slots),
             life="first",
         )
-        self.start = self.report = FakeOptions(FakeMethod(self._answer))
+        self.start = self.report = self.now = FakeOptions(FakeMethod(self._answer))
 
     def did(self, **counters: Any) -> None:
         assert isinstance(self.says, PoolReport)
@@ -174,3 +174,155 @@ async def test_a_node_that_is_refused_stops_the_start_with_its_reason() -> None:
     pool.says = RayActorError()
     with pytest.raises(RunStopped, match="the sandbox pool of node a does not start"):
         await asyncio.wait_for(pools.start(), 30)
+
+
+class World:
+    """A cluster whose nodes come and go."""
+
+    def __init__(self, **nodes: int) -> None:
+        self.slots = dict(nodes)
+        self.says: dict[str, PoolReport | Exception] = {}
+        self.hanging: set[str] = set()
+        self.made: list[FakePool] = []
+        self.killed: list[FakePool] = []
+        self.sentences: list[str] = []
+        self.pools = SandboxPools(
+            self.make,
+            nodes,
+            look=lambda: Nodes(alive=frozenset(self.slots), slots=self.slots),
+            say=self.sentences.append,
+            kill_actor=self.killed.append,
+        )
+
+    def make(self, node: str, slots: int) -> FakePool:
+        pool = FakePool(node, slots)
+        pool.says = self.says.get(node, pool.says)
+        pool.hangs = node in self.hanging
+        self.made.append(pool)
+        return pool
+
+    async def followed(self) -> list[str]:
+        """Nodes of the pools that are asked, after a look and what follows from it."""
+        await self.pools.follow()
+        await asyncio.gather(*self.pools._joining.values())
+        return [node for node, _ in self.pools.handles]
+
+
+async def test_a_node_that_joins_gets_pools_and_one_that_leaves_loses_them() -> None:
+    world = World(a=2)
+    await world.pools.start()
+    assert (await world.followed(), world.pools.changes) == (["a"], 0)
+    world.slots["b"] = SLOTS_PER_POOL + 1
+    assert (await world.followed(), world.pools.changes) == (["a", "b", "b"], 1)
+    assert world.sentences == ["joined: sandbox L3 on node b, 17 slots"]
+    assert (await world.pools.metrics())["sandbox/slots"] == 19
+    assert (await world.followed(), len(world.made)) == (["a", "b", "b"], 3)
+    del world.slots["a"]
+    assert (await world.followed(), world.pools.changes) == (["b", "b"], 2)
+    assert [pool.node for pool in world.killed] == ["a"]
+    assert (await world.pools.metrics())["sandbox/slots"] == 17
+
+
+async def test_a_node_that_leaves_while_its_pools_report_does_not_stop_the_run() -> None:
+    world = World(a=2, b=3)
+    await world.pools.start()
+    reporting = asyncio.create_task(world.pools.metrics())
+    await asyncio.sleep(0)
+    del world.slots["a"]
+    await world.pools.follow()
+    assert (await reporting)["sandbox/slots"] in (3, 5)
+    assert (await world.pools.metrics())["sandbox/slots"] == 3
+
+
+async def test_pools_of_a_node_that_joins_are_not_asked_before_it_has_proven_its_isolation() -> None:
+    world = World(a=2)
+    await world.pools.start()
+    world.slots["b"] = 2
+    world.hanging.add("b")
+    await world.pools.follow()
+    await asyncio.wait(world.pools._joining.values(), timeout=0.1)
+    assert [pool.node for pool in world.made] == ["a", "b"]
+    assert ([node for node, _ in world.pools.handles], world.pools.changes) == (["a"], 0)
+
+
+@pytest.mark.parametrize(
+    "refusal", [IsolationUnavailable("sandbox.min_level=L3: this node reaches L1"), ValueError("g++")]
+)
+async def test_a_node_that_joins_and_proves_nothing_is_never_asked(refusal: ValueError) -> None:
+    world = World(a=2)
+    await world.pools.start()
+    world.slots["b"], world.says["b"] = 2, refusal
+    assert await world.followed() == ["a"]
+    assert await world.followed() == ["a"]
+    assert [pool.node for pool in world.made] == ["a", "b"], "it is not tried again"
+    assert [pool.node for pool in world.killed] == ["b"]
+    (sentence,) = world.sentences
+    assert sentence.startswith(f"node b has joined and gets no sandbox pool: {refusal}")
+
+
+async def test_a_node_that_joins_and_does_not_start_is_tried_again() -> None:
+    world = World(a=2)
+    await world.pools.start()
+    world.slots["b"], world.says["b"] = 2, RayActorError()
+    assert await world.followed() == ["a"]
+    del world.says["b"]
+    assert await world.followed() == ["a", "b"]
+
+
+async def test_nodes_that_cannot_be_listed_change_nothing() -> None:
+    world = World(a=2)
+    await world.pools.start()
+    world.pools._look = None
+    await world.pools.follow()
+
+    def fail() -> Nodes:
+        raise ConnectionError
+
+    world.pools._look = fail
+    assert await world.followed() == ["a"]
+
+
+async def test_a_run_waits_for_a_node_when_all_have_left_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(a=2)
+    await world.pools.start()
+    await world.pools.some()
+    del world.slots["a"]
+    assert await world.followed() == []
+    waiting = asyncio.create_task(world.pools.some())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    world.slots["b"] = 2
+    await world.followed()
+    await waiting
+    del world.slots["b"]
+    await world.followed()
+    monkeypatch.setattr(sandbox_pools, "NO_POOL_S", 0.01)
+    with pytest.raises(RunStopped, match="every node with a sandbox pool has left"):
+        await world.pools.some()
+
+
+async def test_what_pools_do_now_is_summed_over_those_that_answer_and_outcomes_only_grow() -> None:
+    pools, (one, two) = world(a=2, b=3)
+    await pools.start()
+    one.did(busy=1, waiting=4, submissions=2, outcomes={"ok": 2})
+    two.did(busy=3, outcomes={"ok": 1})
+    assert await now_of(pools) == {
+        ("sandbox_pools", "answering"): 2,
+        ("sandbox_pools", "silent"): 0,
+        ("sandbox_slots", "busy"): 4,
+        ("sandbox_slots", "idle"): 1,
+        ("sandbox_waiting",): 4,
+        ("sandbox_judged", "ok"): 3,
+    }
+    assert isinstance(one.says, PoolReport)
+    one.says = replace(one.says, life="second", stats=SandboxStats(level=Level.L3, slots=2, outcomes={"wrong": 1}))
+    two.says = RayActorError()
+    now = await now_of(pools)
+    assert (now["sandbox_pools", "answering"], now["sandbox_pools", "silent"]) == (1, 1)
+    assert (now["sandbox_slots", "busy"], now["sandbox_slots", "idle"]) == (0, 2)
+    assert (now["sandbox_judged", "ok"], now["sandbox_judged", "wrong"]) == (3, 1)
+
+
+async def now_of(pools: SandboxPools) -> dict[tuple[str, ...], float]:
+    readings = await pools.now()
+    return {(reading.name.removeprefix("now/"), *reading.labels.values()): reading.value for reading in readings}

@@ -10,6 +10,7 @@ import pytest
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from funicular.actors.errors import GroupFailed, RunStopped
+from funicular.actors.readings import Reading
 from funicular.actors.scorer import ErrorStreaks, ScoreReport
 from funicular.actors.scorers import Scorers
 from funicular.cluster.supervise import RestartBudget, RestartBudgetSpent
@@ -30,6 +31,11 @@ class FakeScorerActor:
         self._world = world
         self._one_at_a_time = asyncio.Lock()
         self.score = FakeMethod(self._score)
+        self.use_pools = FakeMethod(self._use_pools)
+        self.pools: list[str] = []
+
+    async def _use_pools(self, pools: list[str]) -> None:
+        self.pools = pools
 
     async def _score(self, task: Task, payload: object) -> ScoreReport:
         async with self._one_at_a_time:
@@ -50,7 +56,9 @@ class FakeWorld:
         self.made.append(FakeScorerActor(self))
         return self.made[-1]
 
-    def service(self, *, count: int = 1, deadline_s: float = 30.0, restarts: int = 9) -> Scorers:
+    def service(
+        self, *, count: int = 1, deadline_s: float = 30.0, restarts: int = 9, pools: FakePools | None = None
+    ) -> Scorers:
         return Scorers(
             self.make,
             count=count,
@@ -58,7 +66,32 @@ class FakeWorld:
             streaks=ErrorStreaks(1),
             budget=RestartBudget(restarts),
             kill_actor=self.killed.append,
+            pools=pools,  # type: ignore[arg-type]
         )
+
+
+class FakePools:
+    """Sandbox pools that come and go."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.handles = ["first"]
+        self.leaves_at_look = False
+
+    def change(self, *handles: str) -> None:
+        self.handles = list(handles)
+        self.changes += 1
+
+    async def some(self) -> None:
+        assert self.handles
+
+    async def follow(self) -> None:
+        if self.leaves_at_look:
+            self.leaves_at_look = False
+            self.change("second")
+
+    async def now(self) -> list[Reading]:
+        return [Reading(name="now/sandbox_waiting", value=7)]
 
 
 async def good() -> ScoreReport:
@@ -176,3 +209,62 @@ async def test_the_least_loaded_takes_the_next_group() -> None:
     scorers = world.service(count=2)
     await asyncio.gather(scorers.score(TASK, None), scorers.score(TASK, None))
     assert set(world.asked) == set(world.made)
+
+
+async def test_a_scorer_hears_of_pools_that_joined_or_left_before_its_next_group_and_only_then() -> None:
+    world, pools = FakeWorld(), FakePools()
+    scorers = world.service(pools=pools)
+    await scorers.score(TASK, None)
+    (scorer,) = world.made
+    assert scorer.pools == [], "it was made with those that were there"
+    pools.change("first", "second")
+    await scorers.score(TASK, None)
+    assert scorer.pools == ["first", "second"]
+    scorer.pools = []
+    await scorers.score(TASK, None)
+    assert scorer.pools == []
+
+
+async def test_a_group_whose_pools_left_while_it_was_judged_is_judged_by_the_others_and_nobody_is_blamed() -> None:
+    world, pools = FakeWorld(raised), FakePools()
+    pools.leaves_at_look = True
+    assert await world.service(pools=pools).score(TASK, None) is REPORT
+    (scorer,) = world.made
+    assert (world.killed, scorer.pools) == ([], ["second"])
+
+
+async def test_a_verifier_that_raises_while_no_pool_left_counts() -> None:
+    with pytest.raises(RunStopped, match="verifier code raised in 1 groups"):
+        await FakeWorld(raised).service(pools=FakePools()).score(TASK, None)
+
+
+async def raised() -> ScoreReport:
+    return ScoreReport(verdicts_G=(), seconds=0.0, raised={"verifier code": "PoolsDead: no sandbox pool answers"})
+
+
+async def test_what_scorers_do_now_is_told_with_what_their_pools_do() -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> ScoreReport:
+        begun.set()
+        await end.wait()
+        return REPORT
+
+    scorers = FakeWorld(slow).service(count=2, pools=FakePools())
+    groups = [asyncio.create_task(scorers.score(TASK, None)) for _ in range(1)]
+    await begun.wait()
+    scorers._members[1].in_flight = 9  # so that the next one queues behind the first
+    groups.append(asyncio.create_task(scorers.score(TASK, None)))
+    await asyncio.sleep(0)
+    scorers._members[1].in_flight = 0
+    now = {(reading.name, *reading.labels.values()): reading.value for reading in await scorers.now()}
+    assert now == {
+        ("now/groups", "scorer-0"): 2,
+        ("now/groups", "scorer-1"): 0,
+        ("now/scorers", "busy"): 1,
+        ("now/scorers", "idle"): 1,
+        ("now/scorers_waiting",): 1,
+        ("now/sandbox_waiting",): 7,
+    }
+    end.set()
+    await asyncio.gather(*groups)

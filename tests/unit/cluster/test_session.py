@@ -18,6 +18,7 @@ from funicular.cluster.session import (
     _wait_for_room,
     connect,
     sandbox_cpus_by_node,
+    sandbox_nodes_come,
     seen_by_actors,
     worker_environment,
 )
@@ -109,6 +110,25 @@ def test_sandbox_pools_go_to_the_nodes_kept_for_them_or_to_all_that_offer_cpus(m
     assert sandbox_cpus_by_node() == {"gpus": 32}
     monkeypatch.setattr(ray, "nodes", lambda: [head, gpus, kept, dead])
     assert sandbox_cpus_by_node() == {"kept": 16}
+
+
+@pytest.mark.parametrize(
+    ("places", "address", "environment", "come"),
+    [
+        (0, "10.0.0.1:6379", None, False),
+        (8, "10.0.0.1:6379", None, True),
+        (8, "local", "10.0.0.1:6379", False),
+        (8, "auto", None, False),
+        (8, "auto", "10.0.0.1:6379", True),
+    ],
+)
+def test_nodes_for_the_sandbox_are_asked_for_where_a_cluster_can_bring_them(
+    monkeypatch: pytest.MonkeyPatch, places: int, address: str, environment: str | None, come: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    assert sandbox_nodes_come(ClusterConfig(sandbox_places=places, address=address)) is come
 
 
 def test_the_hub_s_token_stays_with_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

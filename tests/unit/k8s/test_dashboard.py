@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from funicular.launch.step_gauges import gauge_name
-from tests.prometheus_names import generator_metrics, node_metrics, step_metrics
+from tests.prometheus_names import generator_metrics, live_metrics, node_metrics, part_metrics, step_metrics
 
 DASHBOARD = json.loads(
     (Path(__file__).resolve().parents[3] / "k8s" / "monitoring" / "grafana-dashboard.json").read_text()
@@ -25,20 +25,33 @@ def targets() -> list[dict[str, Any]]:
 def test_every_query_names_only_metrics_that_exist() -> None:
     asked = {name for target in targets() for name in re.findall(r"\bray_\w+", target["expr"])}
     assert len(asked) > 60
-    assert asked - generator_metrics() - step_metrics() - node_metrics() == set()
+    live = live_metrics() | part_metrics()
+    assert asked - generator_metrics() - step_metrics() - node_metrics() - live == set()
 
 
-def test_every_query_names_a_metric_and_what_it_names_of_a_step_is_of_the_chosen_run() -> None:
-    step = step_metrics()
+def test_every_query_names_a_metric_and_what_it_names_of_a_run_is_of_the_chosen_one() -> None:
+    of_a_run = step_metrics() | live_metrics() | part_metrics()
     for target in targets():
         names = re.findall(r"\bray_\w+", target["expr"])
         assert names
-        assert all(f'{name}{{run="$run"}}' in target["expr"] for name in names if name in step)
+        assert all(f'{name}{{run="$run"}}' in target["expr"] for name in names if name in of_a_run)
 
 
 def test_every_metric_of_a_generator_is_shown() -> None:
     asked = {name for target in targets() for name in re.findall(r"\bray_funicular_generator_\w+", target["expr"])}
     assert asked == generator_metrics()
+
+
+def test_all_that_is_told_between_steps_is_shown() -> None:
+    told = live_metrics() | part_metrics()
+    asked = {name for target in targets() for name in re.findall(r"\bray_\w+", target["expr"])}
+    assert told - asked == set()
+
+
+def test_runs_are_listed_before_their_first_step() -> None:
+    (run,) = (variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "run")
+    (asked,) = re.findall(r"\bray_\w+", run["query"]["query"])
+    assert asked in live_metrics()
 
 
 def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:

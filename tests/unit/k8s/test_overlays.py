@@ -68,6 +68,25 @@ def test_the_autoscaler_may_keep_all_pods_that_were_asked_for(pods: int, most: i
     assert [sandbox[key] for key in ("minReplicas", "replicas", "maxReplicas")] == [pods, pods, most]
 
 
+@pytest.mark.parametrize(("places", "most"), [(0, 16), (256, 16), (257, 17), (1000, 63)])
+def test_the_autoscaler_may_bring_all_that_the_run_will_ask_for_or_it_would_bring_nothing(
+    places: int, most: int
+) -> None:
+    asks = load_recipe([RECIPE], [f"cluster.sandbox_places={places}"])
+    for overlays in (("autoscaled-sandbox",), ("raycluster", "autoscaled-sandbox")):
+        objects = render(asks, RenderOptions(overlays=overlays))
+        (cluster,) = (item["spec"] for item in objects if item["kind"] in ("RayJob", "RayCluster"))
+        sandbox = cluster.get("rayClusterSpec", cluster)["workerGroupSpecs"][2]
+        assert [sandbox[key] for key in ("minReplicas", "replicas", "maxReplicas")] == [2, 2, most]
+
+
+def test_sandbox_slots_that_nobody_brings_are_refused() -> None:
+    asks = load_recipe([RECIPE], ["cluster.sandbox_places=33"])
+    with pytest.raises(CannotRender, match=r"sandbox_places=33: the sandbox pods offer 32, and without --overlay auto"):
+        render(asks, RenderOptions())
+    assert render(asks, RenderOptions(sandbox_pods=3))
+
+
 @pytest.mark.parametrize("pair", [("kueue", "raycluster"), ("kueue", "autoscaled-sandbox")])
 def test_overlays_that_exclude_each_other_are_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(CannotRender, match=r"overlays kueue and .*: Kueue admits"):

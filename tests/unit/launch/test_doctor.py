@@ -389,3 +389,47 @@ def test_the_command_looks_at_everything(capsys: pytest.CaptureFixture[str], mon
     machine = ["python", "packages", "vllm", "torch", "libnuma", "shared memory", "open files", "run folder"]
     services = ["ray token", "ray", "mlflow", "checkpoint store", "sandbox", "model"]
     assert names == machine + services
+
+
+def test_the_address_that_only_submit_reads_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    server = FakeJobServer()
+    server.ray_version = here = metadata.version("ray")
+    with serve(server) as address:
+        said = f"Ray {here} answers `funicular submit` at {address}; `funicular train` takes host:port"
+        assert doctor_services.submit_server(f"{address}/") == ok("submit", said)
+    away = doctor_services.submit_server(address)
+    assert_broken(away, "no Ray job server answers", "RAY_API_SERVER_ADDRESS")
+    odd = doctor_services.submit_server("head:8265")
+    assert_broken(
+        odd, "RAY_API_SERVER_ADDRESS=head:8265: expected the address of the cluster's dashboard", "http://HEAD"
+    )
+
+
+@pytest.mark.parametrize("named", [None, "http://head:8265"])
+def test_submits_address_is_asked_where_it_was_named_though_asking_the_other_sets_it(
+    monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", named)
+    for finding in ("mlflow_server", "checkpoint_store", "sandbox_level", "model_files", "ray_token"):
+        monkeypatch.setattr(doctor_services, finding, lambda config, name=finding: ok(name, ""))
+
+    def ray_cluster(config: Any) -> Finding:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://other:8265")
+        return ok("ray", "")
+
+    monkeypatch.setattr(doctor_services, "ray_cluster", ray_cluster)
+    monkeypatch.setattr(doctor_services, "submit_server", lambda address: ok("submit", address))
+    asked = [finding.said for finding in doctor_services.service_findings(config()) if finding.what == "submit"]
+    assert asked == ([named] if named else [])
+
+
+def test_a_token_is_wanted_for_submit_alone_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    assert doctor_services.ray_token(config()).status == "ok"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
+    assert_broken(doctor_services.ray_token(config()), str(tmp_path / "none"), "RAY_AUTH_TOKEN")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig
 
 from funicular.actors.model_shape import ModelShape
+from funicular.launch import model_shape
 from funicular.launch.cli import main
 from funicular.launch.config import Config
 from funicular.launch.hardware import GPUS
@@ -298,3 +301,41 @@ class FakeRun:
 
     def event(self, sentence: str) -> None:
         self.sentences.append(sentence)
+
+
+def test_a_run_folder_of_another_version_is_named_with_what_its_recipe_says_wrongly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    AutoConfig.for_model("llama", **SMOLLM2).save_pretrained(tmp_path / "model")
+    words = [f"model.path={tmp_path / 'model'}", f"run_dir={tmp_path / 'run'}"]
+    folder = write_metrics(tmp_path / "run", {"time/step_s": 1.0})
+    folder.config.write_text(load_recipe(["embedded"], words).text + "\nolder_key: 3\n")
+    assert main(["plan", "-c", "embedded", *words]) == 0
+    said = capsys.readouterr().out
+    assert f"times of an earlier run in {folder.path}: not compared" in said
+    assert "older_key" in said
+
+
+def test_a_silent_hub_is_not_waited_for_and_its_cache_serves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AutoConfig.for_model("llama", **SMOLLM2).save_pretrained(tmp_path)
+    cached = True
+
+    def download(path: str, name: str, *, local_files_only: bool = False) -> str:
+        if not local_files_only:
+            threading.Event().wait(600)
+        if not cached:
+            raise LocalEntryNotFoundError("not there")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(model_shape, "HUB_ANSWER_S", 0.05)
+    words = ["plan", "-c", "gsm8k_qwen2.5_7b_8xh100", "--gpu", "h100", "model.path=nobody/nothing"]
+    assert main(words) == 0
+    cached = False
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "model.path=nobody/nothing: waited 0 s for an answer of the hub, and its cache has no config.json" in said
+    assert "model.path=FOLDER" in said

@@ -2,9 +2,9 @@
 
     generate ─► generators sleep, ranks return ─► step, pack ─► ranks leave, generators wake ─► install ─► generate
 
-Nobody orders the turns: the loop, weight sync and checkpoints call the parts as ever. The first call that needs the GPUs
-has them handed over, when those that have them are done. A generator forgets its weights in its sleep; one that is woken
-to generate, and not for an install, takes those that were published last, like one that joins late.
+Nobody orders the turns: the loop, weight sync and checkpoints call the parts as ever. The first call that needs the
+GPUs has them handed over, when those that have them are done. A generator forgets its weights in its sleep; one that is
+woken to generate, and not for an install, takes those that were published last, like one that joins late.
 """
 
 from __future__ import annotations

@@ -165,6 +165,8 @@ class WeightInstaller:
     def _check(self, published: PublishedWeights, label: str) -> None:
         """Everything that can be known before the engine is touched."""
         manifest = published.manifest
+        if self._asleep:
+            raise WeightSyncError("manifest", "the engine sleeps: it has no memory for weights")
         if self._gate.committed is not None and manifest.version < self._gate.committed:
             raise WeightSyncError(
                 "manifest",

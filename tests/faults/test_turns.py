@@ -96,11 +96,12 @@ class Faults:
         async def watched(*arguments: Any, **options: Any) -> Any:
             if not self.planned or self.planned[0][0] != name or not self._all_there():
                 return await method(*arguments, **options)
+            fault = self.planned.pop(0)
             try:
-                pids = [await pid_of(actor) for actor in self.planned[0][1]()]
+                pids = [await pid_of(actor) for actor in fault[1]()]
             except RayActorError:  # the fault before has not been noticed yet
+                self.planned.insert(0, fault)
                 return await method(*arguments, **options)
-            self.planned.pop(0)
             self.done.append((name, self.run.step))
             doing = asyncio.ensure_future(method(*arguments, **options))
             await asyncio.sleep(len(self.done) % 3 * 0.01)  # until it is done, as it comes
@@ -122,8 +123,8 @@ class Faults:
     def both_generators(self) -> list[Any]:
         return [member.actor for member in self.generators._members]
 
-    async def stop_after_the_last(self) -> None:
-        while self.planned or self.run.step < self.done[-1][1] + 2:
+    async def stop_after(self, count: int) -> None:
+        while len(self.done) < count or self.run.step < self.done[-1][1] + 2:
             await asyncio.sleep(0.05)
         self.run.stop.set()
 
@@ -149,7 +150,7 @@ async def test_deaths_in_every_turn_and_stop_and_resume(tmp_path: Path) -> None:
             ("save", faults.both_generators),
         ]
         faults.planned = list(planned)
-        stopping = asyncio.create_task(faults.stop_after_the_last())
+        stopping = asyncio.create_task(faults.stop_after(len(planned)))
         assert await asyncio.wait_for(train(run), 1000) == "stopped"
         await stopping
         await run.checkpoints.settle()

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.integration
 ON_GPU = torch.cuda.is_available()
 WORLDS = [1] if ON_GPU else [1, 2]
 SEEDS = (0, 1)
+_WORKSPACES = 64 << 20
+"""Of CUDA's libraries, which torch keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,8 @@ def _leave(learner: Any) -> tuple[int, int]:
     states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     kept = [*engine.module.parameters(), *engine.module.buffers(), *states]
     kept += [p for group in optimizer.param_groups for p in group["params"]]
+    if ON_GPU:
+        assert torch.cuda.memory_allocated() < _WORKSPACES
     storages = [t.untyped_storage() for t in kept if t.device == learner._device]
     return left, sum(s.nbytes() for s in storages if s.resizable())  # on a CPU, not the model's file in memory
 

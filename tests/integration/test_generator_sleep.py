@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,11 +46,17 @@ async def test_it_takes_the_same_version_again_and_forgets_the_prefixes_of_befor
     weights = engine.next_weights()
     await engine.install(weights)
     text = "one two three four five six seven eight nine ten " * 4  # whole blocks of the KV cache
-    await engine.generate(text=text)
-    await turn(engine)
-    engine.generator._serving.report()
-    await engine.install(weights)
-    _, payload = await engine.generate(text=text, count=1)
+    generator, before = engine.generator, engine.generator._config
+    generator._installer._config = replace(before, cache_in_flight="keep")  # the sleep itself must have forgotten them
+    try:
+        await engine.generate(text=text, count=1)
+        await turn(engine)
+        generator._serving.report()
+        await engine.install(weights)
+        _, payload = await engine.generate(text=text, count=1)
+    finally:
+        generator._installer._config = before
+    assert generator._serving.report().prompt_tokens_cached == 0
     engine.assert_says_what_models_say(payload)
     assert engine.generator.committed_version == engine.version
 

@@ -26,6 +26,7 @@ def start_engine(
     model_folder: str,
     seed: int,
     use_gpu: bool,
+    sleeps: bool = False,
     max_batch_tokens: int | None = None,
     adapter: ServedAdapter | None = None,
     stat_loggers: Sequence[Any] = (),
@@ -33,6 +34,7 @@ def start_engine(
     """Start an AsyncLLM in the running event loop, which it blocks meanwhile (about a minute).
 
     Args:
+        sleeps: on a GPU, its memory can be freed and taken again.
         max_batch_tokens: tokens of one pass through the model; None: vLLM's choice.
         adapter: None: no adapter is served.
         stat_loggers: to whom vLLM tells its statistics (`serving_stats.py`).
@@ -52,6 +54,8 @@ def start_engine(
     where = _on_gpu(config) if use_gpu else _on_cpu(config)
     if is_vision_model(model_folder):
         where["limit_mm_per_prompt"] = {"video": 0}  # else start-up sizes its buffers for long ones
+    if sleeps:
+        where["enable_sleep_mode"] = True
     if adapter is not None:
         where |= adapter.engine_arguments()
     where |= config.engine_options

@@ -45,6 +45,7 @@ class EngineLink:
     def __init__(self, engine: Any, adapter: Any = None) -> None:
         self._engine = engine
         self._adapter = adapter
+        self._has_cache = True
 
     async def pause(self, update_mode: str, *, keep_cache: bool) -> None:
         """No token is sampled from now on, and new requests queue. Running ones stay, have finished, or are aborted."""
@@ -119,6 +120,9 @@ class EngineLink:
         waiting = await self._engine.add_request(
             f"canary-{label}", prompt, parameters, lora_request=self._adapter, priority=-10
         )
+        if not self._has_cache:
+            await self._engine.wake_up(["kv_cache"])
+            self._has_cache = True
         await self._engine.resume_generation()
         return waiting
 
@@ -129,6 +133,18 @@ class EngineLink:
             output = await waiting.get()
         rows = output.prompt_logprobs[1:]
         return [row[token].logprob for token, row in zip(canary.token_ids[1:], rows, strict=True)]
+
+    async def sleep(self) -> None:
+        """Abort every request, forget all caches, and free the memory of weights and KV cache; the weights are gone.
+
+        vLLM's CPU backend frees nothing; all else is the same there.
+        """
+        await self._engine.sleep(level=2, mode="abort")
+        self._has_cache = False
+
+    async def wake(self) -> None:
+        """Have memory for weights again. The KV cache waits for `resume_with`: until then vLLM schedules nothing."""
+        await self._engine.wake_up(["weights"])
 
     async def silence(self) -> None:
         """Abort every request and pause; what arrives waits for an install that succeeds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -81,6 +82,8 @@ class EngineMembers:
         self._served = False
         self._background: set[asyncio.Task[None]] = set()
         self._busy = BusyClock(count)
+        self.gpus: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+        """Entered by whoever starts an engine anew: waits where others have its GPUs' memory (`gpu_turns.py`)."""
 
     async def start(self) -> None:
         """Start every engine; returns when all answer. One that dies meanwhile is started again."""
@@ -170,11 +173,12 @@ class EngineMembers:
             self._spawn(self._rebuild(member, reason))
 
     async def _rebuild(self, member: Member, reason: str) -> None:
-        again: str | None = reason
-        while again is not None:
-            self._recreate(member, again)
+        self._recreate(member, reason)
+        async with self.gpus():
             await self._start(member)
-            again = await self._join(member)
+            while (again := await self._join(member)) is not None:
+                self._recreate(member, again)
+                await self._start(member)
 
     def _recreate(self, member: Member, reason: str) -> None:
         log.warning("%s is rebuilt: %s", member.name, reason)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,8 @@ class Generator:
         chat_template: `auto`, `plain` or a Jinja file.
         seed: of sampling; give every generator its own.
         use_gpu: False runs vLLM's CPU backend.
+        shared_gpus: the GPUs of learner ranks, as CUDA_VISIBLE_DEVICES names them, that this engine has in its turns;
+            None: those that Ray gives it, if any, for itself.
         adapter: None: weights are served as they are sent.
         clock: seconds, by which `generator.progress_deadline_s` is judged.
     """
@@ -70,6 +73,7 @@ class Generator:
         chat_template: str,
         seed: int,
         use_gpu: bool,
+        shared_gpus: str | None = None,
         adapter: ServedAdapter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +84,7 @@ class Generator:
         self._chat_template = chat_template
         self._seed = seed
         self._use_gpu = use_gpu
+        self._shared_gpus = shared_gpus
         self._adapter = adapter
         self._lora_request = adapter and adapter.request()
         self._engine: Any = None
@@ -109,6 +114,8 @@ class Generator:
         from funicular.actors.weight_install import WeightInstaller
 
         began = time.monotonic()
+        if self._shared_gpus is not None:  # Ray gave this process none; before anything here looks for GPUs
+            os.environ["CUDA_VISIBLE_DEVICES"] = self._shared_gpus
         self._prompts = Prompts(load_tokenizer(self._model_folder), self._chat_template)
         self._images = image_reader(self._model_folder)
         self._engine = start_engine(
@@ -117,6 +124,7 @@ class Generator:
             model_folder=self._model_folder,
             seed=self._seed,
             use_gpu=self._use_gpu,
+            sleeps=self._shared_gpus is not None,
             adapter=self._adapter,
             stat_loggers=stat_loggers(self._name, self._serving),
         )
@@ -217,7 +225,7 @@ class Generator:
         Installs have a deadline of their own, and members that wait for a place are in no engine.
         """
         limit = self._config.progress_deadline_s
-        if self._installer.running:
+        if self._installer.running or self._installer.asleep:
             self._last_token = self._clock()
         elif group.in_engine and self._clock() - self._last_token > limit:
             detail = f"{self._name}: the engine gave no token in {limit:.0f} s (generator.progress_deadline_s)"
@@ -283,6 +291,24 @@ class Generator:
             if self._engine.errored:
                 raise GroupFailed("engine_died", f"{self._name}: {error}") from error
             raise
+
+    async def sleep(self) -> None:
+        """Free the engine's memory for others; groups under way fail. Only an install after `wake` leads back.
+
+        Raises:
+            GroupFailed: this generator must be rebuilt.
+        """
+        await self._or_rebuilt(self._installer.sleep())
+
+    async def wake(self) -> None:
+        """Take the memory again, ready for an install; raises as `sleep`."""
+        await self._or_rebuilt(self._installer.wake())
+
+    async def _or_rebuilt(self, change: Coroutine[Any, Any, None]) -> None:
+        try:
+            await change
+        except Exception as error:  # of whatever kind: nobody knows what memory the engine has now
+            raise GroupFailed("engine_died", f"{self._name}: {type(error).__name__}: {error}") from error
 
     def _abort_running(self, reason: str) -> None:
         """Groups that have nothing in the engine yet go on waiting."""

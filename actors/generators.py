@@ -101,7 +101,7 @@ class Generators(EngineMembers):
         self._newest = weights.in_store_only()  # who joins later must not disturb a step
         self._served = True  # whatever fails from now on is no fault of the recipe
         version = weights.manifest.version
-        lacking = [m for m in self._members if m.state in ("waiting", "serving") and m.version != version]
+        lacking = [member for member in self._live() if member.version != version]
         records = await asyncio.gather(*(self._install(member, weights) for member in lacking))
         if last_attempt:
             for member in lacking:
@@ -125,10 +125,51 @@ class Generators(EngineMembers):
         """
         return (await self._first("serving", "waiting")).state == "serving"
 
+    async def sleep(self) -> None:
+        """Have every engine free its memory, for others to use; groups under way fail. One that cannot is rebuilt.
+
+        They forget their weights, so each needs an install before it serves again.
+        """
+        await asyncio.gather(*(self._sleep(member) for member in self._live()))
+
+    async def wake(self) -> None:
+        """Have every engine take its memory again, for an install that comes next. One that cannot is rebuilt."""
+        await asyncio.gather(*(self._ask(member, "wake") for member in self._live()))
+
+    async def wake_and_serve(self) -> None:
+        """Have every engine take its memory again, and install what was published last, if anything was."""
+        await self.wake()
+        if self._newest is not None:
+            await self.install(self._newest, last_attempt=True)
+
+    def rebuild_all(self, reason: str) -> None:
+        """Make every engine anew."""
+        for member in self._live():
+            self._distrust(member, member.actor, reason)
+
+    def _live(self) -> list[Member]:
+        return [member for member in self._members if member.state in ("waiting", "serving")]
+
+    async def _sleep(self, member: Member) -> None:
+        actor = member.actor
+        if await self._ask(member, "sleep") and self._is_current(member, actor):
+            member.version = None
+            await self._set_state(member, "waiting")
+
+    async def _ask(self, member: Member, method: str) -> bool:
+        """False: it failed, and is rebuilt."""
+        actor = member.actor
+        try:
+            what = f"{member.name}: {method}"
+            await call(getattr(actor, method).remote(), deadline_s=self._install_deadline_s, what=what)
+        except (RayActorError, DeadlineExceeded, GroupFailed) as error:
+            self._distrust(member, actor, first_line(error))
+            return False
+        return True
+
     async def abort_all(self, reason: str) -> None:
         """Abort every running request: their groups fail with `reason`."""
-        serving = [m for m in self._members if m.state in ("waiting", "serving")]
-        for member in serving:
+        for member in self._live():
             try:
                 await call(member.actor.abort_all.remote(reason), deadline_s=60, what=f"{member.name}: abort")
             except (RayActorError, DeadlineExceeded) as error:

@@ -14,7 +14,7 @@ class WeightState(StrEnum):
     """Of one engine."""
 
     INITIAL = "initial"
-    """Its own weights, which nobody verified; nothing is generated."""
+    """Its own weights, which nobody verified, or none after a sleep; nothing is generated."""
     LOADING = "loading"
     """Paused, holding a mixture."""
     VERIFYING = "verifying"
@@ -27,7 +27,7 @@ class WeightState(StrEnum):
     """Paused; only another install leads out."""
 
 
-Event = Literal["begin", "loaded", "verified", "committed", "failed"]
+Event = Literal["begin", "loaded", "verified", "committed", "failed", "discarded"]
 
 _S = WeightState
 TRANSITIONS: dict[tuple[WeightState, Event], WeightState] = {
@@ -40,6 +40,9 @@ TRANSITIONS: dict[tuple[WeightState, Event], WeightState] = {
     (_S.LOADING, "failed"): _S.REFUSED,
     (_S.VERIFYING, "failed"): _S.REFUSED,
     (_S.DECIDING, "failed"): _S.REFUSED,
+    (_S.INITIAL, "discarded"): _S.INITIAL,
+    (_S.SERVING, "discarded"): _S.INITIAL,
+    (_S.REFUSED, "discarded"): _S.INITIAL,
 }
 """Everything else cannot happen. A manifest that is refused is no event: nothing was touched."""
 

@@ -22,6 +22,8 @@ from funicular.actors.config import AlgorithmConfig, LearnerConfig
 from funicular.actors.distillation_config import DistillationConfig, teacher_in_ranks
 from funicular.actors.doing import Doing, told
 from funicular.actors.entropy_bonus import EntropyBonus
+from funicular.actors.errors import RunStopped
+from funicular.actors.gpu_absence import Absence
 from funicular.actors.head import refuse_adapted_head
 from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.learner_step import LearnerStep
@@ -46,6 +48,8 @@ MEMORY = "funicular_learner_memory_bytes"
 """At Ray's Prometheus endpoint, with the labels `run`, `part` and `kind`."""
 _REFERENCE, _ENTROPY = "reference", "entropy_bonus"
 """Sections of a checkpoint."""
+_ROOM_DEADLINE_S = 30.0
+"""Within which the memory of a process that was killed is free."""
 _ADAPTER_KEYS = ("adapter", "lora_alpha", "lora_targets", "lora_rslora", "quantization")
 """Of `learner`; they must stay when a checkpoint is continued."""
 
@@ -108,6 +112,7 @@ class LearnerRank:
         self._shares_prompts = False
         self._sequence_group: SequenceGroup | None = None
         self._sender: WeightSender | None = None
+        self._absence = Absence()
 
     def rendezvous(self) -> tuple[str, int]:
         """Where the ranks can meet: an address on this actor's node. Asked of rank 0."""
@@ -162,6 +167,7 @@ class LearnerRank:
         return {
             "rank": self._rank,
             "device": str(self._device),
+            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES") if self._device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
             "parameters": parameters,
             "trained_parameters": trained,
@@ -316,6 +322,30 @@ class LearnerRank:
             writes=self._rank == 0,
         )
         torch.distributed.barrier()
+
+    def leave_gpu(self) -> None:
+        """Keep all tensors in the host's memory until `return_to_gpu`. On a CPU nothing moves."""
+        if self._device.type == "cuda":
+            self._absence.leave(self._device)
+
+    def return_to_gpu(self) -> None:
+        """Have all tensors on the device again.
+
+        Raises:
+            RunStopped: others still have its memory.
+        """
+        limit = time.monotonic() + _ROOM_DEADLINE_S
+        while True:
+            try:
+                return self._absence.come_back()
+            except torch.OutOfMemoryError as error:
+                if time.monotonic() > limit:
+                    raise RunStopped(
+                        f"learner rank {self._rank}: no room on its GPU for what it keeps, {_ROOM_DEADLINE_S:.0f} s "
+                        f"after its generator has left ({error}); give it less (learner.zero_stage, "
+                        "learner.offload_optimizer=cpu), or set cluster.colocate=false"
+                    ) from error
+                time.sleep(1.0)
 
     def close(self) -> None:
         """Give up the engine's memory. The process group stays until the process ends."""

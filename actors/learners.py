@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class LearnerGroup:
         seed: initialises adapters.
         use_gpu: one GPU for each rank.
         resources: what each rank asks of Ray besides.
+        place: where Ray is to put a rank, among actor options; None: where there is room.
         optimizer_steps: of the whole run, for a learning rate that decays to its end; None: not known.
         rewards: names, weights and gates of the reward functions.
         distillation: None: there is no teacher.
@@ -69,6 +70,7 @@ class LearnerGroup:
         seed: int,
         use_gpu: bool,
         resources: Mapping[str, float] | None = None,
+        place: Callable[[int], dict[str, Any]] | None = None,
         optimizer_steps: int | None = None,
         rewards: RewardConfig,
         distillation: DistillationConfig | None = None,
@@ -86,6 +88,7 @@ class LearnerGroup:
         self._seed = seed
         self._use_gpu = use_gpu
         self._resources = dict(resources or {})
+        self._place = place or (lambda rank: {})
         self._optimizer_steps = optimizer_steps
         self._rewards = rewards
         self._distillation = distillation or DistillationConfig()
@@ -95,6 +98,8 @@ class LearnerGroup:
         self._actors: list[Any] = []
         self._packed = False
         self._shares_prompts = False
+        self.gpus: tuple[str | None, ...] = ()
+        """What each rank calls its GPU in CUDA_VISIBLE_DEVICES, once they have started; None: it has none."""
         self.model_shape: ModelShape | None = None
         """What a plan of the ranks' memory counts with; None before the start, on GPUs, and of models that plans do
         not know."""
@@ -109,7 +114,9 @@ class LearnerGroup:
         self._actors = [self._make_actor(rank) for rank in range(self._config.ranks)]
         deadline = self._config.start_deadline_s
         address = await self._one(self._actors[0].rendezvous.remote(), "rank 0 to find a port", deadline)
-        for info in await self._all("the ranks to start", deadline, "start", *address):
+        started = await self._all("the ranks to start", deadline, "start", *address)
+        self.gpus = tuple(info["gpu"] for info in started)
+        for info in started:
             # The same on every rank, which all have the same model.
             self._packed, self._shares_prompts = info["packed"], info["shares_prompts"]
             self.model_shape = info["shape"]
@@ -203,6 +210,18 @@ class LearnerGroup:
                 await asyncio.sleep(0.2)
             mark.unlink()
 
+    async def leave_gpus(self) -> None:
+        """Free the GPUs' memory: what the ranks keep waits in the host's. Nothing else may be asked before the return.
+
+        Raises:
+            LearnerLost: a rank died, or missed the deadline.
+        """
+        await self._all("the ranks to leave their GPUs", self._config.step_deadline_s, "leave_gpu")
+
+    async def return_to_gpus(self) -> None:
+        """Take the GPUs' memory again; raises as `leave_gpus`."""
+        await self._all("the ranks to return to their GPUs", self._config.step_deadline_s, "return_to_gpu")
+
     async def export(self, folder: str) -> None:
         """Write the model in Hugging Face format."""
         await self._all(f"exporting to {folder}", self._config.step_deadline_s, "export", folder)
@@ -222,6 +241,7 @@ class LearnerGroup:
             resources=self._resources,
             max_restarts=0,  # a rank alone cannot come back: the group restarts
             max_task_retries=0,
+            **self._place(rank),
         )
         return actor.remote(
             rank,

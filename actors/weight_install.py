@@ -73,6 +73,7 @@ class WeightInstaller:
         self._fetched_bytes = 0
         self._broadcast_bytes, self._broadcast_broken = 0, ""
         self._frozen_hashes: tuple[int, ...] = ()  # of the frozen buckets that the engine holds
+        self._asleep = False
         self.seconds: dict[str, float] = {}
         """Of the last install, by part."""
 
@@ -107,6 +108,29 @@ class WeightInstaller:
             raise WeightSyncError(self._stage, detail) from error
         except Exception as error:  # the engine hands on whatever its workers raised, as text
             raise WeightSyncError(self._stage, f"{type(error).__name__}: {error}") from error
+
+    @property
+    def asleep(self) -> bool:
+        """The engine has no weights, because others have its memory."""
+        return self._asleep
+
+    async def sleep(self) -> None:
+        """Free the engine's memory, its weights' too; what runs is aborted. Only an install leads back to serving."""
+        async with self._lock:
+            if self._asleep:
+                return
+            self._abort_running("gpus_handed_over")
+            self._frozen_hashes = ()
+            self._happened("discarded")
+            self._asleep = True
+            await self._engine.sleep()
+
+    async def wake(self) -> None:
+        """Have the engine take its memory again: it is ready for an install."""
+        async with self._lock:
+            if self._asleep:
+                await self._engine.wake()
+                self._asleep = False
 
     async def _install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
         manifest = published.manifest
@@ -143,6 +167,8 @@ class WeightInstaller:
     def _check(self, published: PublishedWeights, label: str) -> None:
         """Everything that can be known before the engine is touched."""
         manifest = published.manifest
+        if self._asleep:
+            raise WeightSyncError("manifest", "the engine sleeps: it has no memory for weights")
         if self._gate.committed is not None and manifest.version < self._gate.committed:
             raise WeightSyncError(
                 "manifest",

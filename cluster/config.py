@@ -15,6 +15,9 @@ class ClusterConfig:
     """Shared memory for payloads and weights, local Ray only."""
     use_gpu: bool | None = None
     """Run generators and learner on GPUs; null: where Ray sees GPUs and the installed torch is not a CPU build."""
+    colocate: bool = False
+    """Generators stand on the learner's GPUs, and the two take turns; needs lockstep (max_staleness=0), and
+    generator.count x generator.tensor_parallel_size = learner.ranks."""
     room_deadline_s: float = 120.0
     """Seconds that a run waits for CPUs, GPUs and roles that other jobs of the cluster hold, before it is refused."""
     sandbox_places: int = 0

@@ -237,7 +237,8 @@ def _refuse_too_small(demand: Demand, nodes: Sequence[Mapping[str, float]], *, u
         raise ClusterTooSmall(
             f"the cluster cannot hold this recipe:\n{_table(rows, 'there')}\n"
             "Lower generator.count, generator.tensor_parallel_size, learner.ranks or reward.scorers, add nodes, or, "
-            "if GPUs are what is missing, set cluster.use_gpu=false. CPUs are places and not cores: a small machine "
+            "if GPUs are what is missing, have learner and generators take turns on the same ones "
+            "(cluster.colocate=true), or set cluster.use_gpu=false. CPUs are places and not cores: a small machine "
             "may offer more of them (ray start --num-cpus=N)."
         )
 

@@ -13,7 +13,7 @@ from funicular.actors.weight_sync import PublishReport
 from funicular.cluster.calls import DeadlineExceeded
 from funicular.cluster.session import connect, disconnect
 from funicular.cluster.supervise import RestartBudget
-from funicular.launch.build import demand, make_generators, make_learners, make_weight_sync
+from funicular.launch.build import demand, make_weight_sync, start_policy
 from funicular.launch.config import Config
 from funicular.launch.environment import machine_line
 from funicular.launch.hardware import copy_bandwidth
@@ -54,10 +54,15 @@ async def _publish(config: Config, versions: int) -> tuple[list[PublishReport], 
     try:
         _say("starting Ray, learner ranks and generators")
         session = connect(config.cluster, demand(config))
-        learners = make_learners(config, model_folder, None, use_gpu=session.use_gpu, roles=session.roles)
         budget = RestartBudget(config.cluster.max_restarts)
-        generators = make_generators(config, model_folder, budget, use_gpu=session.use_gpu, roles=session.roles)
-        await asyncio.gather(learners.start(), generators.start())
+        learners, generators = await start_policy(
+            config, model_folder, None, budget, use_gpu=session.use_gpu, roles=session.roles
+        )
+        if generators is None:
+            raise ValueError(
+                f"data.completion_column={config.data.completion_column}: nothing is generated, so no weights are "
+                "sent; set evaluation.tasks=1, or leave the column out"
+            )
         sync = make_weight_sync(config, learners, generators)
         reports = []
         for version in range(versions + 1):

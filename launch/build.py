@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from funicular.actors.buffer import buffer_actor
 from funicular.actors.buffers import RolloutBuffer
@@ -17,6 +17,7 @@ from funicular.actors.engine_link import SILENCE_DEADLINE_S
 from funicular.actors.generator import generator_actor
 from funicular.actors.generators import Generators
 from funicular.actors.given_completions import GivenCompletions, encoder_actor
+from funicular.actors.gpu_turns import GeneratorsInTurn, LearnersInTurn, take_turns
 from funicular.actors.kept_gauges import KeptGauges
 from funicular.actors.learners import LearnerGroup
 from funicular.actors.pool_judge import PoolJudge, judge_deadline_s
@@ -28,7 +29,7 @@ from funicular.actors.served_adapter import served_adapter
 from funicular.actors.teacher import teacher_actor
 from funicular.actors.teachers import Teachers
 from funicular.actors.unsent_weights import UnsentWeights
-from funicular.actors.weight_sync import WeightSync
+from funicular.actors.weight_sync import WeightSink, WeightSource, WeightSync
 from funicular.cluster.node_monitors import NodeMonitors
 from funicular.cluster.roles import GENERATOR, LEARNER, TEACHER, role_resources, small_cpus
 from funicular.cluster.session import (
@@ -41,6 +42,7 @@ from funicular.cluster.session import (
     seen_by_actors,
     wait_for_sandbox,
 )
+from funicular.cluster.shared_places import SharedPlaces
 from funicular.cluster.supervise import RestartBudget
 from funicular.launch.accounts import Accounts
 from funicular.launch.checkpoints import Checkpoints
@@ -54,24 +56,35 @@ from funicular.rewards.runner import scoring_deadline_s
 from funicular.rewards.sandbox.isolation import IsolationUnavailable
 from funicular.rewards.types import Task
 
+
+class Starts(Protocol):
+    """A part that takes its time to start."""
+
+    async def start(self) -> Any:
+        """Returns when it can be used."""
+
+
 INSTALL_ANSWER_S = SILENCE_DEADLINE_S + 15.0
 """The generator's own deadlines come first, because it can say which part was late."""
 
 
 def demand(config: Config) -> Demand:
     """What the recipe asks of the cluster: one CPU per engine worker, learner rank and scorer; a GPU for the first
-    two where there are GPUs. Sandbox pools, and what encodes given completions, ask for nothing: they share the cores
-    of their nodes."""
+    two where there are GPUs, the same for both with `cluster.colocate`. Sandbox pools, and what encodes given
+    completions, ask for nothing: they share the cores of their nodes."""
     roles = {LEARNER: config.learner.ranks}
     if _generates(config):
         roles[GENERATOR] = config.generator.count * config.generator.tensor_parallel_size
     if teacher_scores_samples(config.distillation):
         roles[TEACHER] = config.distillation.count * config.distillation.tensor_parallel_size
-    compute = sum(roles.values())
+    cpus = sum(roles.values())
     engines = {GENERATOR: config.generator.tensor_parallel_size, TEACHER: config.distillation.tensor_parallel_size}
+    if config.cluster.colocate:  # engines take no GPUs and no places of their own, but ranks must stand as they need
+        del roles[GENERATOR]
+        engines[LEARNER] = engines.pop(GENERATOR)
     return Demand(
-        cpus=compute + config.reward.scorers,
-        gpus=compute,
+        cpus=cpus + config.reward.scorers,
+        gpus=sum(roles.values()),
         roles=roles,
         engines=tuple(
             Engines(role=role, count=roles[role] // workers, workers=workers)
@@ -101,14 +114,13 @@ async def build(
     """
     pools = await start_pools(config, (*prepared.tasks.train, *prepared.tasks.held_out), tracker.event)
     budget = RestartBudget(config.cluster.max_restarts)
-    generators = None
-    if _generates(config):
-        generators = make_generators(config, prepared.model_folder, budget, use_gpu=use_gpu, roles=roles)
     given = _given(config, prepared, roles, budget)
     teachers = _teachers(config, prepared, use_gpu, roles, budget)
     scorers = make_scorers(config, prepared.recipe_folder, pools, budget, completions=config.algorithm.group_size)
-    learners = make_learners(config, prepared.model_folder, prepared.teacher_folder, use_gpu=use_gpu, roles=roles)
-    await asyncio.gather(learners.start(), *(part.start() for part in (generators, given, teachers) if part))
+    (learners, generators), _ = await asyncio.gather(
+        start_policy(config, prepared.model_folder, prepared.teacher_folder, budget, use_gpu=use_gpu, roles=roles),
+        _start(given, teachers),
+    )
     await learners.check_folder(prepared.folder.checkpoints)
     iterator = prepared.tasks.iterator(config.seed)
     return Run(
@@ -213,12 +225,64 @@ def _generates(config: Config) -> bool:
     return config.data.completion_column is None or config.evaluation.tasks > 0
 
 
+async def _start(*parts: Starts | None) -> None:
+    await asyncio.gather(*(part.start() for part in parts if part))
+
+
+async def start_policy(
+    config: Config,
+    model_folder: Path,
+    teacher_folder: Path | None,
+    budget: RestartBudget,
+    *,
+    use_gpu: bool,
+    roles: frozenset[str],
+) -> tuple[LearnerGroup | LearnersInTurn, Generators | GeneratorsInTurn | None]:
+    """Start learner ranks and engines: at the same time, or in turns where they share GPUs."""
+    learners_of = partial(make_learners, config, model_folder, teacher_folder, use_gpu=use_gpu, roles=roles)
+    generators_of = partial(make_generators, config, model_folder, budget, use_gpu=use_gpu, roles=roles)
+    if config.cluster.colocate:
+        places = await _shared_places(config, use_gpu=use_gpu, roles=roles)
+        learners = learners_of(places=places)
+        await learners.start()
+        await learners.leave_gpus()
+        generators = generators_of(beside=(learners, places))
+        await generators.start()  # last: an engine that starts measures what memory there is
+        return take_turns(learners, generators)
+    alone = generators_of() if _generates(config) else None
+    learners = learners_of()
+    await _start(learners, alone)
+    return learners, alone
+
+
+async def _shared_places(config: Config, *, use_gpu: bool, roles: frozenset[str]) -> SharedPlaces:
+    """One for each generator, and the ranks whose GPUs it has."""
+    workers = config.generator.tensor_parallel_size
+    resources = {"CPU": 2.0 * workers, **role_resources(LEARNER, workers, roles)}
+    if use_gpu:
+        resources["GPU"] = float(workers)
+    places = SharedPlaces(config.generator.count, resources)
+    await places.reserved(config.cluster.room_deadline_s)
+    return places
+
+
 def make_generators(
-    config: Config, model_folder: Path, budget: RestartBudget, *, use_gpu: bool, roles: frozenset[str]
+    config: Config,
+    model_folder: Path,
+    budget: RestartBudget,
+    *,
+    use_gpu: bool,
+    roles: frozenset[str],
+    beside: tuple[LearnerGroup, SharedPlaces] | None = None,
 ) -> Generators:
-    """The generators of a recipe; their engines start with `start()`."""
+    """The generators of a recipe; their engines start with `start()`.
+
+    Args:
+        beside: the ranks whose GPUs they share, and the places of both; None: they have GPUs of their own.
+    """
+    where = _place_beside(config, *beside) if beside else _own_place(config, use_gpu, roles)
     return Generators(
-        _generator_maker(config, model_folder, use_gpu, roles),
+        _generator_maker(config, model_folder, use_gpu, where),
         count=config.generator.count,
         start_deadline_s=config.generator.start_deadline_s,
         install_deadline_s=config.weight_sync.deadline_s + INSTALL_ANSWER_S,
@@ -227,9 +291,20 @@ def make_generators(
 
 
 def make_learners(
-    config: Config, model_folder: Path, teacher_folder: Path | None, *, use_gpu: bool, roles: frozenset[str]
+    config: Config,
+    model_folder: Path,
+    teacher_folder: Path | None,
+    *,
+    use_gpu: bool,
+    roles: frozenset[str],
+    places: SharedPlaces | None = None,
 ) -> LearnerGroup:
-    """The learner ranks of a recipe; they start with `start()`."""
+    """The learner ranks of a recipe; they start with `start()`.
+
+    Args:
+        places: in which they stand beside generators; None: wherever there is room.
+    """
+    workers = config.generator.tensor_parallel_size
     given = config.data.completion_column is not None
     return LearnerGroup(
         config.learner,
@@ -242,6 +317,7 @@ def make_learners(
         seed=config.seed,
         use_gpu=use_gpu,
         resources=role_resources(LEARNER, 1, roles),
+        place=(lambda rank: places.options(rank // workers)) if places else None,
         rewards=config.reward,
         optimizer_steps=config.max_steps * config.algorithm.optimizer_batches * config.algorithm.num_iterations,
         distillation=config.distillation,
@@ -251,7 +327,7 @@ def make_learners(
     )
 
 
-def make_weight_sync(config: Config, learners: LearnerGroup, generators: Generators) -> WeightSync:
+def make_weight_sync(config: Config, learners: WeightSource, generators: WeightSink) -> WeightSync:
     """Between the two, by the recipe's transport."""
     sync = config.weight_sync
     builds_on = sync.transport == "delta" or sync.lora == "adapter"
@@ -278,17 +354,34 @@ def _instead(given: GivenCompletions | None) -> GivenCompletions:
     return given
 
 
-def _generator_maker(config: Config, model_folder: Path, use_gpu: bool, roles: frozenset[str]) -> Callable[[str], Any]:
+_Where = Callable[[int], tuple[dict[str, Any], str | None]]
+"""Of a generator's number: actor options, and the GPUs that it shares."""
+
+
+def _own_place(config: Config, use_gpu: bool, roles: frozenset[str]) -> _Where:
     workers = config.generator.tensor_parallel_size
-    actor_class = generator_actor().options(
-        num_cpus=workers,
-        num_gpus=workers if use_gpu else 0,
-        resources=role_resources(GENERATOR, workers, roles),
-    )
+    options = {"num_gpus": workers if use_gpu else 0, "resources": role_resources(GENERATOR, workers, roles)}
+    return lambda number: (options, None)
+
+
+def _place_beside(config: Config, learners: LearnerGroup, places: SharedPlaces) -> _Where:
+    """With no GPU of Ray's: the ranks of the place have them."""
+    workers = config.generator.tensor_parallel_size
+
+    def where(number: int) -> tuple[dict[str, Any], str | None]:
+        gpus = [gpu for gpu in learners.gpus[number * workers :][:workers] if gpu is not None]
+        return {"num_gpus": 0, **places.options(number)}, ",".join(gpus) or None
+
+    return where
+
+
+def _generator_maker(config: Config, model_folder: Path, use_gpu: bool, where: _Where) -> Callable[[str], Any]:
+    actor_class = generator_actor()
 
     def make(name: str) -> Any:
         number = int(name.rsplit("-", 1)[1])
-        return actor_class.remote(
+        options, shared_gpus = where(number)
+        return actor_class.options(num_cpus=config.generator.tensor_parallel_size, **options).remote(
             name,
             config.generator,
             config.weight_sync,
@@ -296,6 +389,7 @@ def _generator_maker(config: Config, model_folder: Path, use_gpu: bool, roles: f
             chat_template=config.model.chat_template,
             seed=config.seed * 1000 + number,
             use_gpu=use_gpu,
+            shared_gpus=shared_gpus,
             adapter=served_adapter(config.learner, config.weight_sync),
         )
 

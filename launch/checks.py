@@ -8,6 +8,7 @@ from pathlib import Path
 
 from funicular.launch.algorithm_checks import algorithm_problems, doubtful_algorithm
 from funicular.launch.checkpoint_checks import checkpoint_problems, doubtful_checkpoints, unfit_for_a_folder
+from funicular.launch.colocation_checks import colocation_problems
 from funicular.launch.config import Config
 from funicular.launch.config_values import get, problem_at
 from funicular.launch.data_checks import data_problems, model_problems
@@ -41,6 +42,7 @@ def check(config: Config, folder: Path) -> list[Problem]:
         *learner_problems(config),
         *generator_problems(config),
         *sync_problems(config),
+        *colocation_problems(config),
         *checkpoint_problems(config),
         *tracking_problems(config),
     ]

@@ -80,6 +80,8 @@ _REFUSED = {
             "convert",
             "skip_tokenizer_init",
             "limit_mm_per_prompt",
+            "enable_sleep_mode",
+            "sleep_mode_backend",
         ),
         _RELIED_ON,
     ),

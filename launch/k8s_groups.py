@@ -36,9 +36,10 @@ def groups(config: Config, options: RenderOptions) -> list[Group]:
         ValueError: an engine does not fit into a pod, or the scorers find no CPU.
     """
     asked = demand(config)
+    widths = {kind.role: kind.workers for kind in asked.engines}  # of the learner's only where engines stand beside it
     engines = {
         GENERATOR: ("generator.tensor_parallel_size", config.generator.tensor_parallel_size),
-        LEARNER: ("learner.ranks", 1),
+        LEARNER: ("generator.tensor_parallel_size", widths[LEARNER]) if LEARNER in widths else ("learner.ranks", 1),
         TEACHER: ("distillation.tensor_parallel_size", config.distillation.tensor_parallel_size),
     }
     found = []

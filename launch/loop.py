@@ -7,6 +7,8 @@
 `produce` fills slots for as long as the run lasts; `learn` takes them in order and is the only clock. They meet in the
 buffer, which admits a slot only while fewer than max_staleness + 1 batches are unreleased, so that nothing is born too
 old; `max_staleness: 0` is lockstep, by the same code. What moves here are references and small records, never tensors.
+With `cluster.colocate`, learner and generators take turns on the same GPUs: `actors/gpu_turns.py` sees to it around
+them, and nothing here knows.
 
 Lockstep, two groups a step:  reserve 0, 1 ─► generate, score ─► take 0, 1 ─► step ─► publish ─► release ─► reserve 2, 3
 """
@@ -44,6 +46,8 @@ async def train(run: Run) -> str:
                 await restart_learner(run, lost)
             await begin_attempt(run)
             outcome = await first_to_end(learn(run), produce(run))
+            if outcome == "stopped":
+                await run.save()  # now that nothing is generated any more, which learner ranks may have to wait for
             await run.checkpoints.sealed()
             return outcome
         except LearnerLost as error:
@@ -102,7 +106,6 @@ async def learn(run: Run) -> str:
         began = time.monotonic()
         batch = await run.next_batch()
         if batch is None:
-            await run.save()
             return "stopped"
         waited = time.monotonic() - began
         groups = [filling for filling in batch if isinstance(filling, ScoredGroup)]

@@ -349,6 +349,10 @@ PEER_NAMES = {
     "project_name": "tracking.experiment",
     "log_completions": "tracking.completions_every",
     "ray_address": "cluster.address",
+    "colocate_all_models": "cluster.colocate",
+    "vllm_enable_sleep": "cluster.colocate",
+    "vllm_enable_sleep_mode": "cluster.colocate",
+    "vllm_mode": "cluster.colocate",
     "object_store_memory": "cluster.object_store_gib",
 }
 

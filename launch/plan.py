@@ -17,7 +17,7 @@ from funicular.launch.model_shape import shape_of
 from funicular.launch.native_types import with_native_types
 from funicular.launch.plan_errors import earlier_error
 from funicular.launch.plan_fixes import engine_fix, learner_fixes, too_few
-from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts
+from funicular.launch.plan_memory import CacheRoom, Part, engine_parts, learner_parts, states_of_rank
 from funicular.launch.plan_nodes import node_map, too_wide
 from funicular.launch.plan_options import PlanOptions
 from funicular.launch.plan_speed import Bounds, Lengths, bounds
@@ -45,6 +45,11 @@ class Plan:
     gpus_per_node: int
     gpus: int | None = None
     """That are there, of all nodes; None: as many as the recipe takes."""
+
+    @property
+    def in_turns(self) -> bool:
+        """Learner ranks and engine workers share GPUs."""
+        return self.on_gpu and self.config.cluster.colocate
 
     @property
     def problems(self) -> list[str]:
@@ -94,12 +99,26 @@ class Plan:
             f"{self.room.longest:,} with the prompt;",
             f"  generator.max_sequences={config.generator.max_sequences}",
             "",
+            *self._turns(),
             *self._speed(),
         ]
         lines += [f"\n{line}" for line in self._earlier()]
         problems = self.problems
         lines += ["", *(f"DOES NOT FIT: {problem}" for problem in problems)] if problems else ["", "fits"]
         return "\n".join(lines)
+
+    def _turns(self) -> list[str]:
+        if not self.in_turns:
+            return []
+        of_rank = sum(part.nbytes for part in self.learner)
+        of_worker = sum(part.nbytes for part in self.engine)
+        kept = states_of_rank(self.config, self.shape)
+        return [
+            "one GPU, in turns (cluster.colocate)",
+            f"  learner or engine, the larger: {_gib(max(of_rank, of_worker))}; besides what both never give up",
+            f"  host's memory: {_gib(kept)} of each rank while its GPU generates",
+            "",
+        ]
 
     def _earlier(self) -> list[str]:
         """What plans of the same run folder were worth."""
@@ -123,12 +142,14 @@ class Plan:
         if self.lengths == Lengths(prompt=generator.max_prompt_tokens, completion=generator.max_completion_tokens):
             lengths += ", the longest (means: --prompt-tokens, --completion-tokens)"
         mode = "in lockstep" if self.config.max_staleness == 0 else "generation beside learning"
+        turns = f"  turns     {found.turns_s:>10.2f}   ranks leave their GPUs for the host's memory, and return"
         return [
             f"least seconds of a step, at {lengths}",
             f"  generate  {found.generate_s:>10.2f}   {found.decode_rate:,.0f} tokens/s, bound by "
             f"{found.decode_is_bound_by} with {found.in_flight:.0f} in flight an engine",
             f"  learn     {found.learn_s:>10.2f}   {found.learn_tokens:,} tokens{shared}",
             f"  sync      {found.sync_s:>10.2f}   {found.sync_bytes / 1e9:.2f} GB to the host's memory and back",
+            *([turns] if self.in_turns else []),
             f"  step      {step_s:>10.2f}   {mode}: at most {found.completions / step_s:,.1f} completions/s",
         ]
 
@@ -204,9 +225,11 @@ def _placement(config: Config, *, on_gpu: bool) -> list[str]:
     generator, learner = config.generator, config.learner
     of_engines = generator.count * generator.tensor_parallel_size
     unit = "GPU" if on_gpu else "CPU"
+    shared = config.cluster.colocate and on_gpu
+    places = learner.ranks if shared else of_engines + learner.ranks
     return [
-        f"parts     {of_engines + learner.ranks} {unit}s: {generator.count} generators x "
-        f"{generator.tensor_parallel_size}, {learner.ranks} learner ranks (ZeRO {learner.zero_stage}); "
+        f"parts     {places} {unit}s: {generator.count} generators x {generator.tensor_parallel_size}, "
+        f"{'on the GPUs of ' if shared else ''}{learner.ranks} learner ranks (ZeRO {learner.zero_stage}); "
         f"{config.reward.scorers} scorers, a CPU each",
     ]
 

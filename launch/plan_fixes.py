@@ -45,13 +45,21 @@ def _changes(config: Config, shape: ModelShape, memory: float, *, on_gpu: bool) 
         yield named.strip(), replace(learner, zero_stage=stage)
     for ranks in _SHARES:
         changed = replace(learner, ranks=ranks, zero_stage=stage)
-        if ranks > learner.ranks and _rank(config, changed, shape, on_gpu=on_gpu) <= memory:
-            yield f"{named}learner.ranks={ranks}", changed
+        beside = _beside(config, ranks, config.generator.tensor_parallel_size)
+        if beside is not None and ranks > learner.ranks and _rank(config, changed, shape, on_gpu=on_gpu) <= memory:
+            yield f"{named}learner.ranks={ranks}{beside}", changed
             break
     if on_gpu and stage:
         yield from _offloads(config, replace(learner, zero_stage=stage), shape, memory, named)
     if not learner.lora_rank:
         yield f"learner.lora_rank={_LORA_RANK}", replace(learner, lora_rank=_LORA_RANK)
+
+
+def _beside(config: Config, ranks: int, workers: int) -> str | None:
+    """What else must change for engines of so many workers to stand beside so many ranks; None: they cannot."""
+    if not config.cluster.colocate:
+        return ""
+    return None if ranks % workers else f" generator.count={ranks // workers}"
 
 
 def _offloads(
@@ -78,8 +86,9 @@ def engine_fix(config: Config, shape: ModelShape, gpu: Hardware, per_node: int) 
         if not config.generator.tensor_parallel_size < workers <= per_node or shape.heads % workers:
             continue
         changed = replace(config, generator=replace(config.generator, tensor_parallel_size=workers))
-        if engine_parts(changed, shape, gpu)[1].completions:
-            return f"generator.tensor_parallel_size={workers}"
+        beside = _beside(config, config.learner.ranks, workers)
+        if beside is not None and engine_parts(changed, shape, gpu)[1].completions:
+            return f"generator.tensor_parallel_size={workers}{beside}"
     return None
 
 
@@ -90,7 +99,9 @@ def too_few(config: Config, gpus: int) -> str | None:
         return None
     parts = ", ".join(f"{role} {count}" for role, count in sorted(asked.roles.items()))
     if gpus < len(asked.roles):
-        remedy = f"parts do not share a GPU: {len(asked.roles)} are the least"
+        remedy = f"{len(asked.roles)} are the least"
     else:
         remedy = "lower generator.count, generator.tensor_parallel_size or learner.ranks"
+    if not config.cluster.colocate:
+        remedy += "; or have learner and generators take turns on the same GPUs (cluster.colocate=true max_staleness=0)"
     return f"the parts take {asked.gpus} GPUs ({parts}) and there are {gpus}: {remedy}"

@@ -56,6 +56,12 @@ def learner_parts(config: Config, shape: ModelShape, *, on_gpu: bool) -> tuple[P
     return tuple(part for part in parts if part.nbytes)
 
 
+def states_of_rank(config: Config, shape: ModelShape) -> float:
+    """Bytes that a rank keeps on its device from one step to the next, gradients among them: with `cluster.colocate`
+    they wait in the host's memory while generators have the device."""
+    return sum(part.nbytes for part in (*_states(config.learner, shape), *_reference(config, shape)))
+
+
 def _states(learner: LearnerConfig, shape: ModelShape) -> list[Part]:
     size = _BYTES[learner.dtype]
     base = shape.parameters

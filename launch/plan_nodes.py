@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from funicular.cluster.roles import TEACHER
+from funicular.cluster.roles import LEARNER, TEACHER
 from funicular.launch.build import demand
 from funicular.launch.config import Config
 
@@ -43,7 +43,7 @@ def node_map(config: Config, per_node: int) -> list[str]:
 
 def too_wide(config: Config, per_node: int) -> str | None:
     """Why an engine does not fit on a node of `per_node` devices; None: all do."""
-    sections = {TEACHER: "distillation"}
+    sections = {TEACHER: "distillation", LEARNER: "generator"}  # where engines stand beside ranks
     widths = {
         f"{sections.get(engines.role, engines.role)}.tensor_parallel_size": engines.workers
         for engines in demand(config).engines
@@ -61,7 +61,10 @@ def _said(node: _Node, widths: dict[str, int]) -> Iterator[str]:
     for role, numbers in node.holds.items():
         width = widths.get(role, 1)
         of_each = f" x {width}" if width > 1 else ""
-        yield f"{role} {_ranges(numbers)}{of_each}"
+        if role == LEARNER and role in widths:
+            yield f"generator {_ranges(numbers)}{of_each}, on the GPUs of as many learner ranks"
+        else:
+            yield f"{role} {_ranges(numbers)}{of_each}"
 
 
 def _ranges(numbers: list[int]) -> str:

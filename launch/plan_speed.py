@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from funicular.actors.model_shape import ModelShape
 from funicular.launch.config import Config
 from funicular.launch.hardware import Hardware
-from funicular.launch.plan_memory import CacheRoom
+from funicular.launch.plan_memory import CacheRoom, states_of_rank
 from funicular.launch.plan_tokens import tokens_of_a_group
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -44,11 +44,13 @@ class Bounds:
     """What they would be with a prompt for each completion."""
     sync_s: float
     sync_bytes: float
+    turns_s: float
+    """In which learner ranks leave their devices and return to them; 0: they share them with nobody."""
 
     def step_s(self, max_staleness: int) -> float:
         """Of a step: one after the other in lockstep, generation beside learning otherwise."""
         if max_staleness == 0:
-            return self.generate_s + self.learn_s + self.sync_s
+            return self.generate_s + self.learn_s + self.sync_s + self.turns_s
         return max(self.generate_s, self.learn_s) + self.sync_s
 
 
@@ -79,6 +81,7 @@ def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoo
         passes += 2 / algorithm.num_iterations
     learn = passes * shape.products * tokens * algorithm.num_iterations
     sync_bytes = shape.parameters * size
+    kept = states_of_rank(config, shape) if config.cluster.colocate else 0.0
     return Bounds(
         completions=completions,
         in_flight=in_flight,
@@ -90,4 +93,5 @@ def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoo
         learn_tokens_unshared=algorithm.groups_per_step * of_group.unshared,
         sync_s=2 * sync_bytes / hardware.host_link,  # from the learner to the host's memory, and to the engines
         sync_bytes=sync_bytes,
+        turns_s=2 * kept / hardware.host_link,
     )

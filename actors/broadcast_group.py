@@ -114,5 +114,6 @@ def _nccl(store: TCPStore, member: int, members: int, device: torch.device, time
     # other groups of this process were made before.
     os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
     options = ProcessGroupNCCL.Options()
+    options.global_ranks_in_group = list(range(members))
     options._timeout = timeout
     return ProcessGroupNCCL(PrefixStore("nccl", store), member, members, options)

@@ -300,4 +300,4 @@ class WeightSyncConfig:
     attempts: int = 2
     """Sends of a version to one generator before it is rebuilt."""
     deadline_s: float = 300.0
-    """Seconds within which one generator must have loaded, verified and committed."""
+    """Seconds within which one generator must have loaded, verified and committed; a broadcast may take half of it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from funicular.actors.types import GenerationRecord, GroupPayload, ScoredGroup
+from funicular.actors.weights import SyncRecord
 from funicular.rewards.types import Status, Task, Verdict
 
 
@@ -69,4 +70,23 @@ def make_group(
         verdicts_G=verdicts,
         payload=payload,
         scoring_seconds=0.1,
+    )
+
+
+def make_sync_record(generator: str, version: int) -> SyncRecord:
+    """Of an install that moved nothing, in no time."""
+    return SyncRecord(
+        generator=generator,
+        version=version,
+        paused_seconds=0,
+        load_seconds=0,
+        packing_seconds=0,
+        verify_seconds=0,
+        total_bytes=0,
+        fetched_bytes=0,
+        broadcast_bytes=0,
+        broadcast_broken="",
+        canary_error=0,
+        fingerprints_checked=0,
+        columns_checked=0,
     )

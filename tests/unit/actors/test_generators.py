@@ -18,6 +18,7 @@ from funicular.actors.types import GenerationRequest
 from funicular.actors.weight_sync import WeightSync
 from funicular.actors.weights import Canary, Manifest, PublishedWeights, SyncRecord, WeightSyncError
 from funicular.cluster.supervise import RestartBudget
+from tests.builders import make_sync_record
 from tests.fakes import FakeMethod, fake_tasks
 
 
@@ -56,21 +57,7 @@ class FakeEngineActor:
         self.world.on_install(self, version, attempt)
         self.version = version
         self.world.installed.append((self.name, version))
-        return SyncRecord(
-            generator=self.name,
-            version=version,
-            paused_seconds=0,
-            load_seconds=0,
-            packing_seconds=0,
-            verify_seconds=0,
-            total_bytes=0,
-            fetched_bytes=0,
-            broadcast_bytes=0,
-            broadcast_broken="",
-            canary_error=0,
-            fingerprints_checked=0,
-            columns_checked=0,
-        )
+        return make_sync_record(self.name, version)
 
 
 class FakeWorld:
@@ -323,10 +310,11 @@ async def test_what_generators_do_now_is_counted_by_state() -> None:
     gate = asyncio.Event()
     first, second = world.made
 
-    async def held(published: PublishedWeights, attempt: int) -> None:
+    async def held(published: PublishedWeights, attempt: int) -> SyncRecord:
         await gate.wait()
+        return make_sync_record(first.name, 1)
 
-    first.do_install = held  # type: ignore[assignment, method-assign]
+    first.do_install = held  # type: ignore[method-assign]
     generators._members[1].in_flight = 3
     installing = asyncio.create_task(generators.install(weights(1), last_attempt=False))
     while generators._members[1].version != 1:

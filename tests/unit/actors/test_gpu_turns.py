@@ -15,9 +15,10 @@ from funicular.actors.gpu_turns import GeneratorsInTurn, LearnersInTurn, take_tu
 from funicular.actors.serving_stats import ServingStats
 from funicular.actors.types import GenerationRequest
 from funicular.actors.weight_sync import WeightSync
-from funicular.actors.weights import Canary, Manifest, PublishedWeights
+from funicular.actors.weights import Canary, Manifest, PublishedWeights, SyncRecord
 from funicular.cluster.supervise import RestartBudget
 from funicular.rewards.types import Task
+from tests.builders import make_sync_record
 from tests.fakes import FakeMethod
 
 LEARNER, ENGINE = "learner", "engine"
@@ -86,11 +87,11 @@ class FakeEngineActor:
         self.gpu.enter(self, ENGINE)
         self.gpu.notes.append(f"{self.name} wakes")
 
-    async def do_install(self, published: PublishedWeights, attempt: int) -> str:
+    async def do_install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
         assert (self, ENGINE) in self.gpu.holders
         self.version = published.manifest.version
         self.gpu.notes.append(f"{self.name} installs {self.version}")
-        return self.name
+        return make_sync_record(self.name, self.version)
 
     async def do_generate(self, request: GenerationRequest) -> str:
         assert (self, ENGINE) in self.gpu.holders

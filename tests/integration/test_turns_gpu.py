@@ -1,4 +1,4 @@
-"""Learner and generator in turns on one GPU. With `test_learner_absence.py`, meant to take a quarter of an hour at most."""
+"""Learner and generator in turns on one GPU. Meant to take a quarter of an hour with `test_learner_absence.py`."""
 
 from __future__ import annotations
 

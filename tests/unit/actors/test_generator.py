@@ -107,7 +107,11 @@ def make(clock: FakeClock, engine: Any) -> Generator:
         use_gpu=False,
         clock=clock,
     )
-    parts = {"_prompts": FakePrompts(), "_gate": FakeGate(), "_installer": SimpleNamespace(running=False, asleep=False, seconds={})}
+    parts = {
+        "_prompts": FakePrompts(),
+        "_gate": FakeGate(),
+        "_installer": SimpleNamespace(running=False, asleep=False, seconds={}),
+    }
     for name, part in {**parts, "_engine": engine}.items():
         setattr(generator, name, part)
     return generator

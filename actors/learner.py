@@ -323,11 +323,13 @@ class LearnerRank:
         )
         torch.distributed.barrier()
 
+    @told
     def leave_gpu(self) -> None:
         """Keep all tensors in the host's memory until `return_to_gpu`. On a CPU nothing moves."""
         if self._device.type == "cuda":
             self._absence.leave(self._device)
 
+    @told
     def return_to_gpu(self) -> None:
         """Have all tensors on the device again.
 

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from funicular.actors.errors import RunStopped
+from funicular.actors.errors import RunStopped, first_line
 from funicular.actors.readings import Reading
 from funicular.actors.sandbox_pool import PULSE, WATCH, PoolReport
 from funicular.cluster.calls import DeadlineExceeded, call
@@ -103,6 +103,10 @@ class SandboxPools:
         self._looking = asyncio.Lock()
         self.changes = 0
         """How often `handles` has changed."""
+        self.departures = 0
+        """How often nodes of pools were found to have left."""
+        self._told_of: set[str] = set()
+        """Ids of nodes that have joined and whose pools do not start."""
         self._restarts = 0
         self._judged: Counter[str] = Counter()
         self._read_at = time.monotonic()
@@ -141,14 +145,10 @@ class SandboxPools:
         async with self._looking:  # an older look must not undo what a newer one found
             try:
                 nodes = await asyncio.to_thread(self._look)
+                self._let_go(nodes.alive)
+                self._take_in(nodes.slots)
             except Exception:  # of whatever kind: the pools that there are go on
                 log.exception("looking for sandbox nodes")
-                return
-            self._let_go(nodes.alive)
-            here = {member.node for member in self._members}
-            for node, slots in nodes.slots.items():
-                if node not in here and node not in self._joining:
-                    self._joining[node] = asyncio.create_task(self._join(node, slots))
 
     async def some(self) -> None:
         """Return when there is a pool to ask.
@@ -214,7 +214,14 @@ class SandboxPools:
             self._members.remove(member)
             self._kill_actor(member.actor)
         self.changes += bool(gone)
+        self.departures += bool(gone)
         self._joining = {node: task for node, task in self._joining.items() if node in alive}
+
+    def _take_in(self, slots_of: Mapping[str, int]) -> None:
+        here = {member.node for member in self._members}
+        for node, slots in slots_of.items():
+            if slots and node not in here and node not in self._joining:
+                self._joining[node] = asyncio.create_task(self._join(node, slots))
 
     async def _keep_following(self) -> None:
         while True:
@@ -238,6 +245,9 @@ class SandboxPools:
         failure = next(answer for answer in answers if not isinstance(answer, PoolReport))
         if isinstance(failure, RunStopped):  # it did not start: worth another try
             log.warning("%s", failure)
+            if node not in self._told_of:
+                self._told_of.add(node)
+                self._say(f"node {node[:8]} has joined, and is tried again and again: {first_line(failure)}")
             self._joining.pop(node, None)
         else:
             self._say(f"node {node[:8]} has joined and gets no sandbox pool: {failure}")

@@ -37,6 +37,8 @@ class _Member:
     actor: Any
     pools: int
     """`SandboxPools.changes` when the actor was last told which pools there are."""
+    departures: int
+    """`SandboxPools.departures` then."""
     in_flight: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A scorer serves one call at a time; held during it, so that the deadline counts no waiting."""
@@ -72,8 +74,8 @@ class Scorers:
         self._pools = pools
         self._busy = BusyClock(count)
         self._waits: list[float] = []
-        changes = pools.changes if pools else 0
-        self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}"), changes) for i in range(count)]
+        told = (pools.changes, pools.departures) if pools else (0, 0)
+        self._members = [_Member(f"scorer-{i}", make_actor(f"scorer-{i}"), *told) for i in range(count)]
 
     async def score(self, task: Task, payload: Any) -> ScoreReport:
         """Score one group.
@@ -131,15 +133,15 @@ class Scorers:
             return
         await self._pools.some()
         if member.pools != self._pools.changes:
-            member.pools = self._pools.changes
+            member.pools, member.departures = self._pools.changes, self._pools.departures
             member.actor.use_pools.remote(self._pools.handles)
 
     async def _lost_its_pools(self, member: _Member, report: ScoreReport) -> bool:
-        """Whether judging raised, and there are other pools now than the scorer knows of: their nodes have left."""
+        """Whether judging raised, and nodes of pools have left since the scorer was told of them."""
         if self._pools is None or not any(name.startswith("verifier ") for name in report.raised):
             return False
         await self._pools.follow()
-        return member.pools != self._pools.changes
+        return member.departures != self._pools.departures
 
     async def _ask(self, member: _Member, task: Task, payload: Any) -> ScoreReport | GroupFailed:
         """A GroupFailed that is returned, not raised: scorer or pools were replaced, another try may succeed."""
@@ -168,7 +170,8 @@ class Scorers:
         self._budget.spend(member.name, reason)
         self._kill_actor(member.actor)
         member.actor = self._make_actor(member.name)
-        member.pools = self._pools.changes if self._pools else 0
+        if self._pools:
+            member.pools, member.departures = self._pools.changes, self._pools.departures
 
 
 def _raised_there(error: RayError) -> bool:

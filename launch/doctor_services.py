@@ -46,7 +46,7 @@ def ray_address(config: Config) -> str:
 
 def ray_token(config: Config) -> Finding:
     """A cluster with token authentication wants one."""
-    if ray_address(config) == "local" and SUBMIT_ADDRESS not in os.environ:
+    if ray_address(config) == "local" and not os.environ.get(SUBMIT_ADDRESS):
         return ok("ray token", "not needed: Ray is started by the run")
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         return ok("ray token", "RAY_AUTH_MODE=disabled")

@@ -16,6 +16,8 @@ from funicular.cluster.roles import SANDBOX
 from funicular.launch.k8s_manifest import Manifest, in_namespace, name_run, read_objects
 from funicular.launch.k8s_options import LONG_LIVED
 
+_GROUPS = "/spec/rayClusterSpec/workerGroupSpecs"
+
 
 def apply_overlay(
     name: str, objects: list[Manifest], run: str, namespace: str, sandbox_places: int = 0
@@ -40,7 +42,7 @@ def apply_overlay(
         operations = yaml.safe_load(patch["patch"])
         for item in changed:
             if item["kind"] == patch["target"]["kind"]:
-                for operation in operations:
+                for operation in _where_groups_stand(operations, item):
                     _patch(item, operation, name)
                 _make_room(item, sandbox_places)
     return changed + added
@@ -62,6 +64,28 @@ def _make_room(item: Manifest, sandbox_places: int) -> None:
 def slots_of_pod(group: Manifest) -> int:
     """What a pod of the sandbox's group offers Ray."""
     return int(json.loads(json.loads(group["rayStartParams"]["resources"]))[SANDBOX])
+
+
+def _where_groups_stand(operations: list[Manifest], item: Manifest) -> list[Manifest]:
+    """The operations with each worker group where this object has it: an overlay has its place in `k8s/base`.
+
+    A group is known by the `test` of its name. One that is nowhere stays where it was, where that test fails.
+    """
+    groups = item.get("spec", {}).get("rayClusterSpec", {}).get("workerGroupSpecs", ())
+    places = {group["groupName"]: f"{_GROUPS}/{index}" for index, group in enumerate(groups)}
+    moved = {
+        operation["path"].removesuffix("/groupName"): places[operation["value"]]
+        for operation in operations
+        if operation["op"] == "test" and operation["path"].startswith(_GROUPS) and operation["value"] in places
+    }
+    return [operation | {"path": _moved(operation["path"], moved)} for operation in operations]
+
+
+def _moved(path: str, moved: dict[str, str]) -> str:
+    for before, now in moved.items():
+        if path.startswith(f"{before}/"):
+            return now + path.removeprefix(before)
+    return path
 
 
 def _patch(item: Manifest, operation: Manifest, overlay: str) -> None:

@@ -215,7 +215,7 @@ def make_plan(config: Config, options: PlanOptions, shape: ModelShape | None = N
         engine=tuple(engine),
         room=room,
         lengths=lengths,
-        bounds=bounds(config, shape, hardware, room, lengths),
+        bounds=bounds(config, shape, hardware, room, lengths, on_gpu=on_gpu),
         gpus_per_node=options.gpus_per_node,
         gpus=options.gpus,
     )

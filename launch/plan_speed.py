@@ -54,11 +54,14 @@ class Bounds:
         return max(self.generate_s, self.learn_s) + self.sync_s
 
 
-def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoom, lengths: Lengths) -> Bounds:
+def bounds(
+    config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoom, lengths: Lengths, *, on_gpu: bool
+) -> Bounds:
     """Bounds of one training step.
 
     Args:
         room: of one engine's KV cache, which limits the completions in flight.
+        on_gpu: else nothing moves where turns are handed over.
     """
     algorithm, generator, learner = config.algorithm, config.generator, config.learner
     completions = algorithm.groups_per_step * algorithm.group_size
@@ -81,7 +84,7 @@ def bounds(config: Config, shape: ModelShape, hardware: Hardware, room: CacheRoo
         passes += 2 / algorithm.num_iterations
     learn = passes * shape.products * tokens * algorithm.num_iterations
     sync_bytes = shape.parameters * size
-    kept = states_of_rank(config, shape) if config.cluster.colocate else 0.0
+    kept = states_of_rank(config, shape) if on_gpu and config.cluster.colocate else 0.0
     return Bounds(
         completions=completions,
         in_flight=in_flight,

@@ -51,6 +51,7 @@ def earlier_times(folder: Path, model: str, shape: ModelShape, hardware: Hardwar
             prompt=statistics.fmean(step["rollout/prompt_len_mean"] for step in steps),
             completion=statistics.fmean(step["rollout/completion_len_mean"] for step in steps),
         ),
+        on_gpu=False,
     )
     measured = {
         part: statistics.median(step[f"time/{metric}"] for step in steps)

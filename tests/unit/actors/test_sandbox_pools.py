@@ -265,8 +265,21 @@ async def test_a_node_that_joins_and_does_not_start_is_tried_again() -> None:
     await world.pools.start()
     world.slots["b"], world.says["b"] = 2, RayActorError()
     assert await world.followed() == ["a"]
+    assert await world.followed() == ["a"]
+    (said,) = world.sentences
+    assert said.startswith("node b has joined, and is tried again and again: the sandbox pool of node b does not start")
     del world.says["b"]
     assert await world.followed() == ["a", "b"]
+
+
+async def test_what_goes_wrong_after_a_look_does_not_end_the_looking() -> None:
+    world = World(a=2, b=2)
+    await world.pools.start()
+    del world.slots["a"]
+    world.pools._say = lambda sentence: print(sentence, file=1)  # type: ignore[call-overload]
+    await world.pools.follow()
+    world.pools._say = world.sentences.append
+    assert await world.followed() == ["b"]
 
 
 async def test_nodes_that_cannot_be_listed_change_nothing() -> None:

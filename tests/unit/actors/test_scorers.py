@@ -74,7 +74,8 @@ class FakePools:
     """Sandbox pools that come and go."""
 
     def __init__(self) -> None:
-        self.changes = 0
+        self.changes = self.departures = 0
+        self.joins_at_look = False
         self.handles = ["first"]
         self.leaves_at_look = False
 
@@ -88,7 +89,10 @@ class FakePools:
     async def follow(self) -> None:
         if self.leaves_at_look:
             self.leaves_at_look = False
+            self.departures += 1
             self.change("second")
+        if self.joins_at_look:
+            self.change(*self.handles, "another")
 
     async def now(self) -> list[Reading]:
         return [Reading(name="now/sandbox_waiting", value=7)]
@@ -234,8 +238,11 @@ async def test_a_group_whose_pools_left_while_it_was_judged_is_judged_by_the_oth
 
 
 async def test_a_verifier_that_raises_while_no_pool_left_counts() -> None:
-    with pytest.raises(RunStopped, match="verifier code raised in 1 groups"):
-        await FakeWorld(raised).service(pools=FakePools()).score(TASK, None)
+    for joins in (False, True):
+        pools = FakePools()
+        pools.joins_at_look = joins
+        with pytest.raises(RunStopped, match="verifier code raised in 1 groups"):
+            await FakeWorld(raised).service(pools=pools).score(TASK, None)
 
 
 async def raised() -> ScoreReport:

@@ -48,6 +48,20 @@ def test_an_overlay_for_what_the_recipe_has_not_is_refused() -> None:
         render(loaded, RenderOptions(overlays=("gvisor",)))
 
 
+def test_overlays_find_the_sandbox_where_no_generator_pods_are() -> None:
+    turns = ["cluster.colocate=true", "max_staleness=0", "learner.ranks=2", "generator.count=2"]
+    loaded = load_recipe([RECIPE], [*turns, "generator.tensor_parallel_size=1"])
+    objects = render(loaded, RenderOptions(overlays=("gvisor", "autoscaled-sandbox")))
+    (job,) = (item for item in objects if item["kind"] == "RayJob")
+    groups = {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+    assert set(groups) == {"learner", "sandbox"}
+    assert groups["sandbox"]["template"]["spec"]["runtimeClassName"] == "gvisor"
+    assert (groups["sandbox"]["maxReplicas"], groups["learner"]["maxReplicas"]) == (16, groups["learner"]["replicas"])
+    assert "runtimeClassName" not in groups["learner"]["template"]["spec"]
+    with pytest.raises(ValueError, match=r"--overlay rdma: .* with generator"):
+        render(loaded, RenderOptions(overlays=("rdma",)))
+
+
 def test_what_overlays_bring_has_the_runs_name_and_leaves_room_for_other_runs() -> None:
     named = []
     for run in ("first", "second"):

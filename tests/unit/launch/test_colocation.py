@@ -100,6 +100,10 @@ def test_the_plan_shows_both_turns_of_one_gpu() -> None:
     assert not [problem for problem in made.problems if problem.startswith("the parts take")]
 
 
+def test_nothing_moves_on_a_cpu() -> None:
+    assert make_plan(shared(), PlanOptions(), shape("qwen2", QWEN)).bounds.turns_s == 0
+
+
 def test_fixes_keep_engines_and_ranks_as_many() -> None:
     made = make_plan(shared(), PlanOptions(device="h100"), shape("qwen2", QWEN))
     (learner,) = made.problems

@@ -14,7 +14,7 @@ import torch
 from funicular.actors.config import LearnerConfig
 from funicular.actors.optimizers import make_optimizer
 from funicular.actors.schedules import make_schedule
-from funicular.cluster.rendezvous import interface_towards
+from funicular.cluster.rendezvous import NCCL_ENVIRONMENT, interface_towards
 
 # DeepSpeed's defaults of 5e8 elements are made for GPUs; on a CPU they cost gigabytes and time.
 _CPU_SIZES = {
@@ -46,6 +46,8 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, *, time
     )
     if interface := interface_towards(host, port):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if on_gpu:
+        os.environ.update(NCCL_ENVIRONMENT)
     import deepspeed
     import deepspeed.ops
 

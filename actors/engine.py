@@ -10,6 +10,7 @@ from funicular.actors import vllm_cpu_kernels
 from funicular.actors.config import GeneratorConfig, WeightSyncConfig
 from funicular.actors.images import is_vision_model
 from funicular.actors.served_adapter import ServedAdapter
+from funicular.cluster.rendezvous import NCCL_ENVIRONMENT
 
 CPU_BLOCK = 32
 """Tokens of a block of the KV cache. vLLM's is 128 on CPU: a shorter prompt would be computed once for each completion.
@@ -95,6 +96,8 @@ def engine_environment(config: GeneratorConfig, *, use_gpu: bool) -> dict[str, s
     if not use_gpu:  # by default one core per worker is kept from computing
         found |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
         found["OMP_NUM_THREADS"] = str(worker_threads(config))
+    else:
+        found |= NCCL_ENVIRONMENT
     return found
 
 

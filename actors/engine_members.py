@@ -173,17 +173,24 @@ class EngineMembers:
             self._spawn(self._rebuild(member, reason))
 
     async def _rebuild(self, member: Member, reason: str) -> None:
-        self._recreate(member, reason)
-        async with self.gpus():
+        self._dismiss(member, reason)
+        async with self.gpus():  # an actor is told its GPUs when it is made, and they may be others by then
+            self._make(member)
             await self._start(member)
             while (again := await self._join(member)) is not None:
                 self._recreate(member, again)
                 await self._start(member)
 
     def _recreate(self, member: Member, reason: str) -> None:
+        self._dismiss(member, reason)
+        self._make(member)
+
+    def _dismiss(self, member: Member, reason: str) -> None:
         log.warning("%s is rebuilt: %s", member.name, reason)
         self._budget.spend(member.name, reason)
         self._kill_actor(member.actor)
+
+    def _make(self, member: Member) -> None:
         member.actor = self._make_actor(member.name)
         member.installs = 0
         member.version = None

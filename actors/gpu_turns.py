@@ -115,10 +115,14 @@ class GpuTurns:
 class LearnersInTurn:
     """The learner's ranks, as the loop and weight sync call them; each call waits for their turn."""
 
-    def __init__(self, turns: GpuTurns, learners: LearnerGroup, generators: Generators) -> None:
+    def __init__(self, turns: GpuTurns, learners: LearnerGroup, generators: Generators, workers: int) -> None:
+        """Args:
+        workers: of one engine, which has the GPUs of as many ranks.
+        """
         self._turns = turns
         self._learners = learners
         self._generators = generators
+        self._workers = workers
 
     async def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
         async with self._turn():
@@ -142,10 +146,10 @@ class LearnersInTurn:
 
     async def restart(self) -> None:
         """Fresh ranks take the turn. Engines whose GPUs are not the ranks' any more are made anew."""
-        before = self._learners.gpus
+        before = self._gpus_of_engines()
         self._turns.forget()
         async with self._turns.take(Side.LEARNERS, self._learners.restart):
-            if self._learners.gpus != before:
+            if self._gpus_of_engines() != before:
                 self._generators.rebuild_all("its learner ranks came back on other GPUs")
 
     async def check_folder(self, folder: Path) -> None:
@@ -154,6 +158,11 @@ class LearnersInTurn:
     @property
     def model_shape(self) -> ModelShape | None:
         return self._learners.model_shape
+
+    def _gpus_of_engines(self) -> list[set[str | None]]:
+        """Without their order: two ranks of a place may have changed theirs, and the engine has both."""
+        gpus = self._learners.gpus
+        return [set(gpus[first : first + self._workers]) for first in range(0, len(gpus), self._workers)]
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return self._turns.take(Side.LEARNERS, self._learners.return_to_gpus)
@@ -192,7 +201,13 @@ class GeneratorsInTurn:
         return await self._generators.now()
 
 
-def take_turns(learners: LearnerGroup, generators: Generators) -> tuple[LearnersInTurn, GeneratorsInTurn]:
-    """The two parts, sharing their GPUs from now on; the generators have them now, and the ranks have left."""
+def take_turns(
+    learners: LearnerGroup, generators: Generators, *, workers: int
+) -> tuple[LearnersInTurn, GeneratorsInTurn]:
+    """The two parts, sharing their GPUs from now on; the generators have them now, and the ranks have left.
+
+    Args:
+        workers: of one engine.
+    """
     turns = GpuTurns({Side.LEARNERS: learners.leave_gpus, Side.GENERATORS: generators.sleep}, Side.GENERATORS)
-    return LearnersInTurn(turns, learners, generators), GeneratorsInTurn(turns, generators)
+    return LearnersInTurn(turns, learners, generators, workers), GeneratorsInTurn(turns, generators)

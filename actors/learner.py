@@ -276,6 +276,7 @@ class LearnerRank:
     @told
     def save(self, folder: str) -> None:
         """Write parameters, optimizer, schedule, reference policy and random state into a folder that ranks share."""
+        self._stop_sending()
         sections: dict[str, Iterable[tuple[str, torch.Tensor]]] = {_ENTROPY: self._entropy_bonus.state()}
         if self._reference is not None:
             sections[_REFERENCE] = self._reference.state()
@@ -288,6 +289,7 @@ class LearnerRank:
         Raises:
             ValueError: it was saved with another optimizer, other adapters or another model.
         """
+        self._stop_sending()
         learner_state.load(Path(folder), self._engine, self._identity(), self._place())
         self._entropy_bonus.load_state(learner_state.Section(Path(folder), _ENTROPY))
         if self._reference is not None:
@@ -312,6 +314,7 @@ class LearnerRank:
     @told
     def export(self, folder: str) -> None:
         """Write the model in Hugging Face format, adapters merged, and besides in `adapter/`."""
+        self._stop_sending()
         hf_export.export_model(
             self._causal_lm,
             weight_packing.weights_of(self._causal_lm),

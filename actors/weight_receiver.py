@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from funicular.actors.broadcast_group import BroadcastGroup, reach_store
+from funicular.actors.broadcast_group import BroadcastGroup, own_stream, reach_store
 from funicular.actors.errors import BroadcastBroken, first_line
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ class WeightReceiver:
 
     def _run(self) -> None:
         try:
-            self._receive()
+            with own_stream(self._device):
+                self._receive()
         except queue.Full:
             log.warning("buckets were received that nobody asked for in time")
         except Exception as error:  # for whoever asks for the next bucket

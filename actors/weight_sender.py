@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from funicular.actors.broadcast_group import SENDER, BroadcastGroup, open_store
+from funicular.actors.broadcast_group import SENDER, BroadcastGroup, open_store, own_stream
 from funicular.actors.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class WeightSender:
         store, host, port = open_store(seconds)
         reads = [partial(self.read, index, bucket, deadline) for index, bucket in enumerate(buckets)]
         make_group = partial(BroadcastGroup, store, SENDER, workers + 1, self._device, deadline)
-        self._under_way[generator] = _Broadcast(generator, make_group, reads)
+        self._under_way[generator] = _Broadcast(generator, make_group, reads, self._device)
         return host, port
 
     def read(self, index: int, bucket: Any, deadline: float) -> torch.Tensor:
@@ -68,9 +68,14 @@ class _Broadcast:
     """One thread, for which nobody waits: it ends at the deadline, whatever hangs."""
 
     def __init__(
-        self, generator: str, make_group: Callable[[], BroadcastGroup], reads: Sequence[Callable[[], torch.Tensor]]
+        self,
+        generator: str,
+        make_group: Callable[[], BroadcastGroup],
+        reads: Sequence[Callable[[], torch.Tensor]],
+        device: torch.device,
     ) -> None:
         self._generator = generator
+        self._device = device
         self._group: BroadcastGroup | None = None
         self._stopped = False
         name = f"broadcast to {generator}"
@@ -78,17 +83,20 @@ class _Broadcast:
 
     def _run(self, make_group: Callable[[], BroadcastGroup], reads: Sequence[Callable[[], torch.Tensor]]) -> None:
         try:
-            group = self._group = make_group()
-            for read in reads:
-                if self._stopped:
-                    break
-                group.broadcast(read())
-            else:
-                group.finish()
+            with own_stream(self._device):
+                self._send(make_group, reads)
         except Exception as error:  # the generator sees it too, and takes the object store
             if not self._stopped:
                 log.warning("the broadcast to %s broke: %s", self._generator, first_line(error))
         self.stop()
+
+    def _send(self, make_group: Callable[[], BroadcastGroup], reads: Sequence[Callable[[], torch.Tensor]]) -> None:
+        group = self._group = make_group()
+        for read in reads:
+            if self._stopped:
+                return
+            group.broadcast(read())
+        group.finish()
 
     def stop(self) -> None:
         self._stopped = True

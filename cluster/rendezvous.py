@@ -9,6 +9,11 @@ _PORTS = range(20_000, 30_000)
 """Between those of Ray's workers and those that Linux gives to outgoing connections: a busy node opens hundreds of
 them while a process group gets ready."""
 
+NCCL_ENVIRONMENT = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "0"}
+"""Of processes whose groups are NCCL's, before the first is made. By default a group that breaks has torch's watchdog
+end the whole process some minutes later, to save traces; a broken broadcast of weights must not cost the learner or an
+engine. Unverified: nobody has run this on GPUs."""
+
 
 def free_address() -> tuple[str, int]:
     """This node's address, as its peers see it, and a port that is free on it now.

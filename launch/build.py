@@ -248,7 +248,7 @@ async def start_policy(
         await learners.leave_gpus()
         generators = generators_of(beside=(learners, places))
         await generators.start()  # last: an engine that starts measures what memory there is
-        return take_turns(learners, generators)
+        return take_turns(learners, generators, workers=config.generator.tensor_parallel_size)
     alone = generators_of() if _generates(config) else None
     learners = learners_of()
     await _start(learners, alone)

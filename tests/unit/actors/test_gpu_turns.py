@@ -189,7 +189,7 @@ class World:
 
     async def begin(self) -> tuple[LearnersInTurn, GeneratorsInTurn, WeightSync]:
         await self.service.start()
-        learners, generators = take_turns(self.ranks, self.service)
+        learners, generators = take_turns(self.ranks, self.service, workers=1)
         sync = WeightSync(learners, generators, attempts=2)
         await sync.publish(0)
         self.gpu.notes.clear()
@@ -348,6 +348,23 @@ async def test_ranks_that_come_back_on_other_gpus_have_their_engines_made_anew_t
     await generators.generate(group("a"))
     assert len(world.made) == 2
     assert world.budget.deaths == ["generator-0: its learner ranks came back on other GPUs"]
+
+
+async def test_ranks_of_one_engine_that_changed_their_gpus_with_each_other_leave_it_alone() -> None:
+    world = World()
+    learners, _, sync = await world.begin()
+    learners._workers = 2
+    world.ranks.gpus = ("0", "1")
+
+    async def restart_in_another_order() -> None:
+        world.ranks.gpus = ("1", "0")
+
+    world.ranks.restart = restart_in_another_order
+    world.gpu.holders.clear()
+    await learners.restart()
+    world.gpu.enter(world.ranks, LEARNER)
+    await sync.publish(1)
+    assert (len(world.made), world.budget.deaths) == (1, [])
 
 
 async def test_a_handover_that_was_cut_off_is_made_again_whole() -> None:

@@ -381,7 +381,8 @@ def test_one_broken_line_decides_and_each_fix_is_printed(capsys: pytest.CaptureF
 def test_the_command_looks_at_everything(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from funicular.launch.cli import main
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     status = main(["doctor", "-c", "embedded"])
     said = capsys.readouterr().out
     assert status == (BROKEN if "\nBROKEN" in said else HEALTHY)

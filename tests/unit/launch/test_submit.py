@@ -22,7 +22,8 @@ from tests.fake_job_server import FakeJobServer, serve
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No cluster of this machine. A token, because Ray may have been told to want one before this test."""
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what the commands set is taken back too
+        monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t" * 64)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

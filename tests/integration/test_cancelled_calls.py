@@ -10,8 +10,9 @@ import ray
 
 from funicular.actors.generators import Generators
 from funicular.actors.types import GenerationRequest
-from funicular.actors.weights import Canary, Manifest, PublishedWeights
+from funicular.actors.weights import Canary, Manifest, PublishedWeights, SyncRecord
 from funicular.cluster.supervise import RestartBudget
+from tests.builders import make_sync_record
 from tests.fakes import fake_tasks
 
 pytestmark = pytest.mark.integration
@@ -29,8 +30,8 @@ class EndlessGenerator:
 
     async def health(self) -> None: ...
 
-    async def install(self, published: PublishedWeights, attempt: int) -> str:
-        return "committed"
+    async def install(self, published: PublishedWeights, attempt: int) -> SyncRecord:
+        return make_sync_record("generator-0", published.manifest.version)
 
     @ray.method(num_returns=2)
     async def generate(self, request: GenerationRequest) -> tuple[Any, Any]:

@@ -136,13 +136,11 @@ async def test_deaths_in_every_turn_and_stop_and_resume(tmp_path: Path) -> None:
         faults = Faults(run)
         planned = [
             ("generate", faults.generator),
-            ("sleep", faults.generator),
             ("return_to_gpus", faults.rank),
             ("step", faults.both_generators),
             ("pack", faults.rank),
             ("leave", faults.rank),
             ("wake", faults.generator),
-            ("install", faults.generator),
             ("save", faults.both_generators),
         ]
         faults.planned = list(planned)
@@ -153,7 +151,7 @@ async def test_deaths_in_every_turn_and_stop_and_resume(tmp_path: Path) -> None:
         assert [name for name, _ in faults.done] == [name for name, _ in planned]
         died = [death.split(":")[0] for death in run.budget.deaths]
         assert died.count("learner") == 3
-        assert died.count("generator-0") == 6
+        assert died.count("generator-0") == 4
         stopped_at = run.step
         assert_whole(tmp_path / "run" / "ledger.jsonl", run)
         run.accounts.ledger.close()
